@@ -1,0 +1,1 @@
+"""jetsync: keeps local directories and NATS Object Store buckets equal, by digest."""

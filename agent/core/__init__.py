@@ -1,0 +1,1 @@
+"""The pure core: names, entries, filters, reconcile, plan. No IO, no clock, no event loop."""
