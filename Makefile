@@ -1,0 +1,76 @@
+# Everything happens in .venv; nothing else on the machine is touched. Needs Python >= 3.11 and make.
+# PYTHON=/path/to/python3 chooses the interpreter; TESTS="tests/core -k rename" narrows `make test`.
+
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	  "$$p" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+SERVERS := $(VENV)/servers/.installed
+TESTS   ?= tests
+WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test slow check format schema bench faults soak servers clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+install: $(STAMP) ## fill .venv with jetsync, a nats-server and the development tools
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "jetsync needs Python 3.11 or newer with its venv module; none was found." \
+	  "Install one, or name it: make install PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is older than Python 3.11, which jetsync needs; name a newer one with PYTHON=" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,speed]' --group dev
+	@touch $@
+
+demo: install ## two directories kept equal through a bucket, live, in a temporary place
+	@$(BIN)/jetsync demo
+
+test: install ## the whole suite, less what is marked slow
+	$(BIN)/pytest -n $(WORKERS) --maxprocesses 8 $(TESTS)
+
+slow: install ## only the tests marked slow: gigabytes, ten thousand files, memory
+	$(BIN)/pytest -m slow --timeout 900 $(TESTS)
+
+check: install ## lint, formatting, types, layers, and that schema and docs are fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -p no:randomly tests/docs
+
+format: install ## format, and fix what ruff can fix
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+schema: install ## write config.schema.json from the model
+	$(BIN)/jetsync config schema > config.schema.json.new
+	mv config.schema.json.new config.schema.json
+
+bench: install ## the benchmarks
+	@ls benchmarks/*.py >/dev/null 2>&1 || { echo "there are no benchmarks yet"; exit 0; }; \
+	for file in benchmarks/[a-z]*.py; do $(BIN)/python "$$file" || exit 1; done
+
+faults: install ## the fault tests
+	@ls tests/faults/test_*.py >/dev/null 2>&1 || { echo "there are no fault tests yet"; exit 0; }; \
+	$(BIN)/pytest -m "slow or not slow" tests/faults
+
+soak: install ## the fault tests again and again, until SOAK (seconds, default 600) have passed
+	@ls tests/faults/test_*.py >/dev/null 2>&1 || { echo "there are no fault tests yet"; exit 0; }; \
+	end=$$(( $$(date +%s) + $${SOAK:-600} )); \
+	while [ $$(date +%s) -lt $$end ]; do $(BIN)/pytest -q -m "slow or not slow" tests/faults || exit 1; done
+
+servers: install $(SERVERS) ## older nats-servers for the version tests (skipped without them)
+
+$(SERVERS): scripts/test-servers
+	bash scripts/test-servers $(VENV)
+	@touch $@
+
+clean: ## remove .venv and all caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	find agent tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
