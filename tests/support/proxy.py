@@ -82,6 +82,7 @@ class Proxy:
             self._refusing = True
             for writer in list(self._writers):
                 writer.transport.abort()
+            self._writers.clear()
 
         self._call(reset)
 
