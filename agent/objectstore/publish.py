@@ -1,0 +1,406 @@
+"""Everything that is sent to the server and answered by it: publishes with acks, requests, streams of answers.
+
+One inbox subscription per connection serves them all. A message that wants an answer carries the reply subject
+`<inbox>.<token>`; the token finds its `Pending` in a dict. nats-py hands each message of a `future=` subscription to
+`set_result` of that object, so the object here is a sink that dispatches: no queue, no task, no slow-consumer drops,
+about a third of the cost of a callback subscription. What keeps memory bounded is that each answer was asked for: acks
+by the byte budget (`budget.py`), batches by their readers.
+
+Sending appends to nats-py's own list of pending commands and kicks its flusher once per round of the loop. Its
+`publish()` isn't used: it copies each payload twice, and when the list is full it waits in a place that swallows
+CancelledError.
+
+What an error means is exact, since the rules for purging depend on it (PROTOCOL 6, trap 13): UnknownOutcomeError says
+that a publish was sent and no answer came (time-out, disconnect); any other error of a publish says that the server did
+not store it. When the connection is lost, everything that waits fails at once, and commands not yet written are thrown
+away: nats-py would send them after the reconnect, long after their writers were told that they failed.
+
+Time-outs are kept by one timer for all. A publish is given up when nothing at all has been heard for its time-out, or
+at six times that: on a slow link the last ack of a full window comes late, but others come before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+from agent.errors import JetsyncError, NotAllowedError, StoreError, StoreUnavailableError, UnknownOutcomeError
+from agent.objectstore.budget import ByteBudget
+from agent.objectstore.errors_map import NotSentError, error_of
+
+SEND_BUDGET = 32 << 20
+"""Bytes of chunks that may be sent and not yet acked, over all transfers of one connection. The server's own queue for
+a stream is 128 MiB or 100,000 messages (PROTOCOL 3g)."""
+
+RECEIVE_BUDGET = 32 << 20
+"""Bytes that readers may ask for ahead of what they have consumed, over all downloads of one connection."""
+
+PUBLISH_TIMEOUT = 10.0
+_PATIENCE = 6
+_SWEEP = 0.25
+_MESSAGE_COST = 512  # what a small message costs beside its payload, in the budget
+_CRLF = b"\r\n"
+_COPY_BELOW = 16384  # smaller payloads are cheaper copied into one command than written as three pieces
+_decode_json = json.JSONDecoder().decode
+
+
+class RawMessage(Protocol):
+    """What we read of nats-py's Msg."""
+
+    subject: str
+    reply: str
+    data: bytes
+    headers: dict[str, str] | None
+
+
+@dataclass(slots=True)
+class Ack:
+    """The server stored the message: its stream sequence; `duplicate` when a Nats-Msg-Id was known already."""
+
+    seq: int
+    duplicate: bool
+
+
+@dataclass(slots=True)
+class Answer:
+    """The answer to a request. `status` is the number of an inline status (404, 408, ...), 0 when there is none."""
+
+    data: bytes
+    headers: dict[str, str]
+    status: int
+    description: str
+    subject: str
+    reply: str
+
+
+def header_block(headers: Mapping[str, str]) -> bytes:
+    """Message headers as they go over the wire. Values must be one line each."""
+    lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
+    return f"NATS/1.0\r\n{lines}\r\n".encode()
+
+
+def status_of(message: RawMessage) -> int:
+    """The inline status of a message, 0 when it has none."""
+    headers = message.headers
+    if not headers:
+        return 0
+    text = headers.get("Status", "")
+    return int(text) if text.isdigit() else 0
+
+
+def answer_of(message: RawMessage) -> Answer:
+    headers = message.headers or {}
+    return Answer(
+        message.data, headers, status_of(message), headers.get("Description", ""), message.subject, message.reply
+    )
+
+
+class Pending:
+    """A message that was sent and waits for its answer. It may be awaited again after a cancellation: nothing is lost."""
+
+    __slots__ = ("_error", "_future", "_message", "_patient", "_publisher", "_sent", "_timeout", "_token", "_weight",
+                 "subject")  # fmt: skip
+
+    def __init__(
+        self, publisher: Publisher, token: str, subject: str, *, timeout: float, patient: bool, weight: int
+    ) -> None:
+        self._publisher = publisher
+        self._token = token
+        self.subject = subject
+        self._sent = monotonic()
+        self._timeout = timeout
+        self._patient = patient
+        self._weight = weight
+        self._message: RawMessage | None = None
+        self._error: JetsyncError | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._message is not None or self._error is not None
+
+    async def wait(self) -> RawMessage:
+        """The raw answer. Raises UnknownOutcomeError or NotAllowedError when there will be none."""
+        while self._message is None:
+            if self._error is not None:
+                raise self._error
+            self._future = asyncio.get_running_loop().create_future()
+            try:
+                await self._future
+            finally:
+                self._future = None
+        return self._message
+
+    async def ack(self) -> Ack:
+        """The parsed ack. Raises what the server refused it with, UnknownOutcomeError, or NotAllowedError."""
+        return parse_ack(await self.wait(), self.subject)
+
+    def forget(self) -> None:
+        """Nobody waits any more."""
+        self._publisher._forget(self)  # noqa: SLF001 - one mechanism in two classes
+
+    def _settle(self, message: RawMessage | None, error: JetsyncError | None) -> None:
+        self._message, self._error = message, error
+        if self._weight:
+            self._publisher.budget.release(self._weight)
+            self._weight = 0
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def _overdue(self, now: float, heard: float) -> bool:
+        if not self._patient:
+            return now - self._sent > self._timeout
+        return now - max(self._sent, heard) > self._timeout or now - self._sent > self._timeout * _PATIENCE
+
+
+def parse_ack(message: RawMessage, subject: str) -> Ack:
+    """The ack in an answer to a publish. Raises the error that it carries: the message was not stored."""
+    data = message.data
+    if not data:
+        status = status_of(message)
+        if status == 503:
+            raise NotSentError(
+                f"no stream takes messages on {subject!r} at the moment", remedy="check that the bucket exists"
+            )
+        raise StoreUnavailableError(f"the server answered a publish on {subject!r} with status {status}")
+    try:
+        document = _decode_json(data.decode())
+        error = document.get("error")
+        if error is None:
+            return Ack(document["seq"], document.get("duplicate", False))
+    except (ValueError, KeyError, AttributeError) as problem:
+        raise UnknownOutcomeError(f"the answer to a publish on {subject!r} is not an ack") from problem
+    raise error_of(error, what=f"publish on {subject!r}")
+
+
+class Publisher:
+    """See the module's story. Made by Connection, which calls connection_lost(), error() and close() of it."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.budget = ByteBudget(SEND_BUDGET)
+        self.receive_budget = ByteBudget(RECEIVE_BUDGET)
+        self.window = SEND_BUDGET
+        """Upper bound of one transfer's window in bytes: halved when the server says that it is too much."""
+        self._waiting: dict[str, Pending | Callable[[RawMessage | None], None]] = {}
+        self._inbox = ""
+        self._skip = 0
+        self._count = 0
+        self._heard = monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._refused: NotAllowedError | None = None
+        self._closed = False
+
+    async def start(self) -> None:
+        """Subscribe the inbox. nats-py repeats the subscription after each reconnect."""
+        self._inbox = self._client.new_inbox()
+        self._skip = len(self._inbox) + 1
+        await self._client.subscribe(f"{self._inbox}.*", future=self)
+
+    @property
+    def connected(self) -> bool:
+        return bool(self._client.is_connected) and not self._closed
+
+    @property
+    def max_payload(self) -> int:
+        return int(self._client.max_payload)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait in this process to be written to the socket."""
+        return int(self._client.pending_data_size)
+
+    # sending
+
+    def send(
+        self,
+        subject: str,
+        payload: bytes | memoryview = b"",
+        headers: bytes = b"",
+        *,
+        timeout: float = PUBLISH_TIMEOUT,
+        weight: int = 0,
+        patient: bool = True,
+    ) -> Pending:
+        """Put a message on the wire; its answer is the Pending's. `headers` as from header_block().
+
+        weight: bytes of `budget` that the caller has acquired, released when the answer is here or will never be.
+        Raises StoreUnavailableError or NotAllowedError when the message was not sent, and then has released the weight.
+        """
+        self._count += 1
+        token = str(self._count)
+        pending = Pending(self, token, subject, timeout=timeout, patient=patient, weight=weight)
+        try:
+            self._write(subject, f"{self._inbox}.{token}", payload, headers)
+        except JetsyncError:
+            pending._settle(None, None)  # noqa: SLF001 - one mechanism in two classes
+            raise
+        self._waiting[token] = pending
+        if self._timer is None:
+            self._arm()
+        return pending
+
+    async def send_chunk(self, subject: str, payload: bytes | memoryview, headers: bytes = b"") -> Pending:
+        """Send within the byte budget of the connection: waits while too much is in flight."""
+        weight = len(payload) + _MESSAGE_COST
+        await self.budget.acquire(weight)
+        return self.send(subject, payload, headers, weight=weight)
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", headers: bytes = b"", *, timeout: float = PUBLISH_TIMEOUT
+    ) -> Ack:
+        """Publish, and wait for the ack. Raises as Pending.ack()."""
+        pending = self.send(subject, payload, headers, timeout=timeout)
+        try:
+            return await pending.ack()
+        finally:
+            pending.forget()
+
+    async def request(
+        self, subject: str, payload: bytes = b"", headers: bytes = b"", *, timeout: float = 5.0
+    ) -> Answer:
+        """Ask, and wait for one answer. Raises StoreUnavailableError (time-out, no responders, disconnect), NotAllowedError."""
+        pending = self.send(subject, payload, headers, timeout=timeout, patient=False)
+        try:
+            message = await pending.wait()
+        except UnknownOutcomeError as error:
+            raise StoreUnavailableError(error.message, remedy=error.remedy) from error
+        finally:
+            pending.forget()
+        answer = answer_of(message)
+        if answer.status == 503 and not answer.data:
+            raise NotSentError(f"nobody answers on {subject!r}", remedy="is JetStream enabled for this account?")
+        return answer
+
+    def open(self, handler: Callable[[RawMessage | None], None]) -> str:
+        """A token for many answers: `handler` is called with each, and with None when the connection is lost.
+
+        It is called inside nats-py's read loop: it must not raise and should only store. close_token() ends it.
+        """
+        self._count += 1
+        token = str(self._count)
+        self._waiting[token] = handler
+        return token
+
+    def post(self, token: str, subject: str, payload: bytes) -> None:
+        """Send a request whose answers go to the handler of `token`. Raises StoreUnavailableError, NotAllowedError."""
+        self._write(subject, f"{self._inbox}.{token}", payload, b"")
+
+    def close_token(self, token: str) -> None:
+        self._waiting.pop(token, None)
+
+    def _write(self, subject: str, reply: str, payload: bytes | memoryview, headers: bytes) -> None:
+        client = self._client
+        if self._refused is not None:
+            raise self._refused
+        if not client.is_connected or self._closed:
+            raise NotSentError("not connected to the server")
+        size = len(payload)
+        total = size + len(headers)
+        if total > client.max_payload:
+            raise StoreError(
+                f"a message of {total} bytes on {subject!r} is over the server's max_payload of {client.max_payload}"
+            )
+        if headers:
+            head = f"HPUB {subject} {reply} {len(headers)} {total}\r\n".encode() + headers
+        else:
+            head = f"PUB {subject} {reply} {size}\r\n".encode()
+        # nats-py's own list; see the module's story for why not publish(). A test fails when these fields change.
+        if size < _COPY_BELOW:
+            client._pending.append(b"".join((head, payload, _CRLF)))  # noqa: SLF001
+        else:
+            client._pending += (head, payload, _CRLF)  # noqa: SLF001
+        client._pending_data_size += len(head) + size + 2  # noqa: SLF001
+        if client._flush_queue.empty():  # noqa: SLF001
+            client._flush_queue.put_nowait(asyncio.get_running_loop().create_future())  # noqa: SLF001
+
+    # receiving: nats-py treats this object as the future of the inbox subscription
+
+    def cancelled(self) -> bool:
+        return False
+
+    def set_result(self, message: RawMessage) -> None:
+        token = message.subject[self._skip :]
+        waiting = self._waiting.get(token)
+        if waiting is None:
+            return
+        self._heard = monotonic()
+        if isinstance(waiting, Pending):
+            del self._waiting[token]
+            waiting._settle(message, None)  # noqa: SLF001 - one mechanism in two classes
+        else:
+            waiting(message)
+
+    def _forget(self, pending: Pending) -> None:
+        if self._waiting.pop(pending._token, None) is not None:  # noqa: SLF001
+            pending._settle(None, StoreUnavailableError("nobody waits for the answer any more"))  # noqa: SLF001
+
+    # when no answer will come
+
+    def connection_lost(self) -> None:
+        """Everything that waits fails now, and what isn't written yet never will be."""
+        self._client._pending = []  # noqa: SLF001 - subscriptions are repeated by nats-py itself
+        self._client._pending_data_size = 0  # noqa: SLF001
+        self._fail(lambda pending: UnknownOutcomeError(f"the connection was lost before {pending.subject!r} was answered"))
+
+    def error(self, problem: Exception) -> None:
+        """An error that the server reports by itself: a permission that is missing is told to whoever waits for it."""
+        text = str(problem).lower()
+        if "permissions violation" not in text:
+            return
+        quoted = text.partition('"')[2].partition('"')[0]
+        if "subscription" in text:
+            if quoted.startswith(self._inbox.lower()):
+                self._refused = NotAllowedError(
+                    f"this user may not subscribe to its inbox {self._inbox}.*",
+                    remedy="allow subscriptions to _INBOX.> for this user",
+                )
+                self._fail(lambda pending: self._refused)
+            return
+        refusal = NotAllowedError(
+            f"this user may not publish to {quoted!r}", remedy="add the subject to the user's publish permissions"
+        )
+        self._fail(lambda pending: refusal if pending.subject.lower() == quoted else None)
+
+    def close(self) -> None:
+        self._closed = True
+        self._fail(lambda pending: UnknownOutcomeError(f"the connection was closed before {pending.subject!r} was answered"))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fail(self, error_for: Callable[[Pending], JetsyncError | None]) -> None:
+        everything = not self.connected or self._refused is not None
+        for token, waiting in list(self._waiting.items()):
+            if isinstance(waiting, Pending):
+                error = error_for(waiting)
+                if error is not None:
+                    del self._waiting[token]
+                    waiting._settle(None, error)  # noqa: SLF001 - one mechanism in two classes
+            elif everything:
+                waiting(None)
+
+    def _arm(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._due = monotonic() + _SWEEP
+        self._timer = loop.call_later(_SWEEP, self._sweep)
+
+    def _sweep(self) -> None:
+        now = monotonic()
+        self._timer = None
+        if not any(isinstance(waiting, Pending) for waiting in self._waiting.values()):
+            return
+        # The loop stood still (a suspended machine, a long computation): answers may be here, only not read yet.
+        if now - self._due < 1.0:
+            for token, waiting in list(self._waiting.items()):
+                if isinstance(waiting, Pending) and waiting._overdue(now, self._heard):  # noqa: SLF001
+                    del self._waiting[token]
+                    waiting._settle(  # noqa: SLF001
+                        None, UnknownOutcomeError(f"the server did not answer {waiting.subject!r} in time")
+                    )
+        self._arm()
