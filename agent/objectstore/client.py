@@ -1,0 +1,70 @@
+"""nats-py's client, with the two things changed that can only be changed from inside: what CONNECT says.
+
+Secrets are read from their files at each CONNECT, the first one and those of reconnects. And a `tls://` server that
+doesn't offer TLS is refused before anything secret is sent (nats-py would go on in plain text).
+
+Everything else about nats-py is handled from outside, in `connection`. This module and `connection` are the only ones
+that know its types.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import nats.errors
+from nats.aio.client import Client
+
+from agent.errors import JetsyncError
+from agent.objectstore.credentials import Secrets
+
+
+class RefusedError(nats.errors.Error):
+    """We won't connect to this server, or can't: nats-py takes it as one more failed attempt."""
+
+
+class JetsyncClient(Client):
+    """`read_secrets` is called for each CONNECT, on the event loop; it reads small local files."""
+
+    def __init__(self, read_secrets: Callable[[], Secrets]) -> None:
+        super().__init__()
+        self._read_secrets = read_secrets
+        logger = logging.getLogger("nats")
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())  # without a handler, logging's last resort prints to stderr
+
+    def _connect_command(self) -> bytes:
+        server = self._current_server
+        if server is not None and server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
+            raise RefusedError("the URL says tls, but the server doesn't offer TLS")
+        try:
+            self._use(self._read_secrets())
+        except JetsyncError as error:
+            raise RefusedError(str(error)) from error
+        return super()._connect_command()
+
+    def _use(self, secrets: Secrets) -> None:
+        if not secrets.any:
+            return
+        self._auth_configured = True
+        self.options["user"] = secrets.user
+        self.options["password"] = secrets.password if secrets.password is not None else ""
+        self.options["token"] = secrets.token
+        if secrets.seed is None:
+            return
+        if "nonce" not in self._server_info:
+            raise RefusedError("the server asks for no nkey signature: it isn't set up for credentials or nkeys")
+        jwt = secrets.jwt
+        self._signature_cb = secrets.sign
+        self._user_jwt_cb = jwt.encode if jwt is not None else None
+        self._public_nkey = secrets.nkey
+
+    @property
+    def server_version_text(self) -> str:
+        return str(self._server_info.get("version", ""))
+
+    def abort(self) -> None:
+        """Drop the socket now: nats-py's orderly close waits until a dead peer has taken what is still unsent."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
