@@ -1,4 +1,4 @@
-"""Two running agents keep two directories equal. The agents run through the whole module; each test has its own names."""
+"""Two running agents keep two directories equal. They run through the whole module; each test has its own names."""
 
 from __future__ import annotations
 
@@ -149,7 +149,8 @@ def test_a_renamed_directory_moves_all_its_files_without_sending_a_chunk_again(l
     tree = {f"before/{number}": random.Random(number).randbytes(1000) for number in range(20)}
     write_tree(live.a, tree)
     eventually(lambda: read_tree(live.a / "before") == read_tree(live.b / "before"))
-    nuids = {live.stock.metas(BUCKET)[path].payload["nuid"] for path in tree}
+    metas = live.stock.metas(BUCKET)
+    nuids = {metas[path].payload["nuid"] for path in tree}
     (live.a / "before").rename(live.a / "after")
     eventually(lambda: (live.b / "after").is_dir() and read_tree(live.a / "after") == read_tree(live.b / "after"))
     live.vanishes("before")
