@@ -63,7 +63,7 @@ def test_excludes_and_ignore_files_agree_with_git(tmp_path_factory, paths, exclu
     subprocess.run(["git", "init", "--quiet", root], check=True, env=environment)
     command = ["git", "ls-files", "-z", "--others", "--exclude-per-directory=.jetsyncignore"]
     for pattern in excludes:
-        command += ["-x", pattern]
+        command += ["-x", pattern.rstrip()]  # git trims only what it reads from files
     listed = subprocess.run(command, cwd=root, check=True, capture_output=True, env=environment).stdout.decode()
     shutil.rmtree(root)
 
