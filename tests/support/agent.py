@@ -14,6 +14,7 @@ Nothing here knows the inside of the agent. Trees are compared as values: `read_
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -115,6 +116,15 @@ def read_tree(root: Path) -> dict[str, Node]:
             elif stat.S_ISREG(mode):
                 tree[relative] = File(path.read_bytes(), executable=bool(mode & stat.S_IXUSR))
     return tree
+
+
+def digests(root: Path) -> dict[str, str]:
+    """path -> SHA-256 in hex of each regular file below root but .jetsync."""
+    return {
+        path: hashlib.sha256(node.content).hexdigest()
+        for path, node in read_tree(root).items()
+        if isinstance(node, File)
+    }
 
 
 def files(tree: Mapping[str, bytes]) -> dict[str, Node]:

@@ -84,8 +84,10 @@ class Stock:
 
     def get(self, bucket: str, name: str) -> bytes:
         """The bytes, digest checked by the stock client; links are followed by it."""
-        data = self.wait(asyncio.wait_for(self.store(bucket).get(name), 30)).data
-        return data or b""
+        try:
+            return self._get(bucket, name)
+        finally:
+            self._drop_left_consumers(bucket)
 
     def delete(self, bucket: str, name: str) -> None:
         self.wait(self.store(bucket).delete(name))
@@ -96,7 +98,27 @@ class Stock:
 
     def contents(self, bucket: str) -> dict[str, bytes]:
         """Live name -> bytes, as the stock client reads them."""
-        return {name: self.get(bucket, name) for name in sorted(self.names(bucket))}
+        try:
+            return {name: self._get(bucket, name) for name in sorted(self.names(bucket))}
+        finally:
+            self._drop_left_consumers(bucket)
+
+    def digests(self, bucket: str) -> dict[str, str]:
+        """Live name -> SHA-256 in hex as its meta promises ("" for links): cheap enough to be polled."""
+        return {
+            name: base64.urlsafe_b64decode(meta.payload.get("digest", "").removeprefix("SHA-256=")).hex()
+            for name, meta in self.metas(bucket).items()
+            if not meta.deleted
+        }
+
+    def _get(self, bucket: str, name: str) -> bytes:
+        return self.wait(asyncio.wait_for(self.store(bucket).get(name), 30)).data or b""
+
+    def _drop_left_consumers(self, bucket: str) -> None:
+        """Each stock get leaves a push consumer behind, and a thousand of them are the server's limit."""
+        for consumer in self.api(f"CONSUMER.LIST.OBJ_{bucket}")["consumers"]:
+            if "deliver_subject" in consumer["config"]:
+                self.api(f"CONSUMER.DELETE.OBJ_{bucket}.{consumer['name']}")
 
     # -- raw ----------------------------------------------------------------------------------------------------------
 
