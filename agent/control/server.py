@@ -81,13 +81,15 @@ class ControlServer:
         server, self._server = self._server, None
         if server is None:
             return
-        server.close()
         self._unlink()
+        await _turns()  # before the close: asyncio loses a connection that it is just accepting
+        server.close()
         for _ in range(2):  # the second time for those whose client doesn't take the farewell
             for task in self._conversations:
                 task.cancel()
             if self._conversations:
-                await asyncio.wait(self._conversations, timeout=_CLOSE_SECONDS)
+                await asyncio.wait(tuple(self._conversations), timeout=_CLOSE_SECONDS)
+        await _turns()
 
     # -- the socket --
 
@@ -128,20 +130,23 @@ class ControlServer:
 
     # -- conversations --
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.set_name("control")
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._converse(reader, writer), name="control conversation")
         self._conversations.add(task)
+
+        def end(task: asyncio.Task[None]) -> None:  # also when it was cancelled before its first step
+            self._conversations.discard(task)
+            writer.transport.abort()
+
+        task.add_done_callback(end)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             writer.write(await self._answer(reader, writer))
             writer.close()
             await asyncio.wait_for(writer.wait_closed(), _ANSWER_SECONDS)  # all of it is out then
         except (_ClientGoneError, ConnectionError, TimeoutError):
             pass  # the client is gone, or doesn't read: nobody waits for the answer
-        finally:
-            writer.transport.abort()
-            self._conversations.discard(task)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         """The last line of the conversation. Raises _ClientGoneError."""
@@ -208,6 +213,12 @@ class ControlServer:
             for task in (work, gone):
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _turns() -> None:
+    """A few turns of the loop: connections just accepted become conversations, and closed ones let go their sockets."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 class _ClientGoneError(Exception):
