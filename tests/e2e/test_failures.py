@@ -1,4 +1,4 @@
-"""Kills, signals, lost servers and lost networks: nothing is lost, nothing is left behind, and the next run converges."""
+"""Kills, signals, lost servers, lost networks: nothing is lost or left behind, and the next run converges."""
 
 from __future__ import annotations
 
