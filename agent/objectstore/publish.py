@@ -59,8 +59,9 @@ class RawMessage(Protocol):
 
 @dataclass(slots=True)
 class Ack:
-    """The server stored the message: its stream sequence; `duplicate` when a Nats-Msg-Id was known already."""
+    """The server stored the message: where, its stream sequence; `duplicate` when a Nats-Msg-Id was known already."""
 
+    stream: str
     seq: int
     duplicate: bool
 
@@ -100,7 +101,7 @@ def answer_of(message: RawMessage) -> Answer:
 
 
 class Pending:
-    """A message that was sent and waits for its answer. It may be awaited again after a cancellation: nothing is lost."""
+    """A message that was sent and waits for its answer. It may be awaited again after a cancellation."""
 
     __slots__ = ("_error", "_future", "_message", "_patient", "_publisher", "_sent", "_timeout", "_token", "_weight",
                  "subject")  # fmt: skip
@@ -159,36 +160,42 @@ class Pending:
 
 def parse_ack(message: RawMessage, subject: str) -> Ack:
     """The ack in an answer to a publish. Raises the error that it carries: the message was not stored."""
-    data = message.data
-    if not data:
-        status = status_of(message)
-        if status == 503:
-            raise NotSentError(
-                f"no stream takes messages on {subject!r} at the moment", remedy="check that the bucket exists"
-            )
-        raise StoreUnavailableError(f"the server answered a publish on {subject!r} with status {status}")
+    check_taken(message, subject)
     try:
-        document = _decode_json(data.decode())
+        document = _decode_json(message.data.decode())
         error = document.get("error")
         if error is None:
-            return Ack(document["seq"], document.get("duplicate", False))
+            return Ack(document["stream"], document["seq"], document.get("duplicate", False))
     except (ValueError, KeyError, AttributeError) as problem:
         raise UnknownOutcomeError(f"the answer to a publish on {subject!r} is not an ack") from problem
     raise error_of(error, what=f"publish on {subject!r}")
 
 
-class Publisher:
-    """See the module's story. Made by Connection, which calls connection_lost(), error() and close() of it."""
+def check_taken(message: RawMessage, subject: str) -> None:
+    """Raises NotSentError when the answer to a publish says that no stream has got it."""
+    if message.data:
+        return
+    status = status_of(message)
+    if status == 503:
+        raise NotSentError(
+            f"no stream takes messages on {subject!r} at the moment", remedy="check that the bucket exists"
+        )
+    raise UnknownOutcomeError(f"the server answered a publish on {subject!r} with status {status}")
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+
+class Publisher:
+    """See the module's story. Made by Connection, which tells it what happens: subscribe() for each new client of
+    nats-py, use() when it is connected, connection_lost(), error(), close()."""
+
+    def __init__(self, inbox: str) -> None:
+        self._client: Any = None
         self.budget = ByteBudget(SEND_BUDGET)
         self.receive_budget = ByteBudget(RECEIVE_BUDGET)
         self.window = SEND_BUDGET
         """Upper bound of one transfer's window in bytes: halved when the server says that it is too much."""
         self._waiting: dict[str, Pending | Callable[[RawMessage | None], None]] = {}
-        self._inbox = ""
-        self._skip = 0
+        self._inbox = inbox
+        self._skip = len(inbox) + 1
         self._count = 0
         self._heard = monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -196,24 +203,31 @@ class Publisher:
         self._refused: NotAllowedError | None = None
         self._closed = False
 
-    async def start(self) -> None:
-        """Subscribe the inbox. nats-py repeats the subscription after each reconnect."""
-        self._inbox = self._client.new_inbox()
-        self._skip = len(self._inbox) + 1
-        await self._client.subscribe(f"{self._inbox}.*", future=self)
+    async def subscribe(self, client: Any) -> None:
+        """Subscribe the inbox on a new client. nats-py repeats the subscription after each reconnect."""
+        await client.subscribe(f"{self._inbox}.*", future=self)
+
+    def use(self, client: Any) -> None:
+        """This client is connected now: what is sent goes through it."""
+        self._client = client
+        self._refused = None
 
     @property
     def connected(self) -> bool:
-        return bool(self._client.is_connected) and not self._closed
+        return self._client is not None and bool(self._client.is_connected) and not self._closed
 
     @property
     def max_payload(self) -> int:
-        return int(self._client.max_payload)
+        return int(self._client.max_payload) if self._client is not None else 1 << 20
 
     @property
     def unsent(self) -> int:
         """Bytes that wait in this process to be written to the socket."""
-        return int(self._client.pending_data_size)
+        client = self._client
+        if client is None:
+            return 0
+        writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001 - a WebSocket has none
+        return int(client.pending_data_size) + (writer.transport.get_write_buffer_size() if writer is not None else 0)
 
     # sending
 
@@ -264,7 +278,10 @@ class Publisher:
     async def request(
         self, subject: str, payload: bytes = b"", headers: bytes = b"", *, timeout: float = 5.0
     ) -> Answer:
-        """Ask, and wait for one answer. Raises StoreUnavailableError (time-out, no responders, disconnect), NotAllowedError."""
+        """Ask, and wait for one answer.
+
+        Raises StoreUnavailableError (time-out, disconnect; NotSentError when nobody was there), NotAllowedError.
+        """
         pending = self.send(subject, payload, headers, timeout=timeout, patient=False)
         try:
             message = await pending.wait()
@@ -298,7 +315,7 @@ class Publisher:
         client = self._client
         if self._refused is not None:
             raise self._refused
-        if not client.is_connected or self._closed:
+        if not self.connected:
             raise NotSentError("not connected to the server")
         size = len(payload)
         total = size + len(headers)
@@ -344,9 +361,13 @@ class Publisher:
 
     def connection_lost(self) -> None:
         """Everything that waits fails now, and what isn't written yet never will be."""
-        self._client._pending = []  # noqa: SLF001 - subscriptions are repeated by nats-py itself
-        self._client._pending_data_size = 0  # noqa: SLF001
-        self._fail(lambda pending: UnknownOutcomeError(f"the connection was lost before {pending.subject!r} was answered"))
+        if self._client is not None:
+            self._client._pending = []  # noqa: SLF001 - subscriptions are repeated by nats-py itself
+            self._client._pending_data_size = 0  # noqa: SLF001
+            self._client = None
+        self._fail(
+            lambda pending: UnknownOutcomeError(f"the connection was lost before {pending.subject!r} was answered")
+        )
 
     def error(self, problem: Exception) -> None:
         """An error that the server reports by itself: a permission that is missing is told to whoever waits for it."""
@@ -360,7 +381,7 @@ class Publisher:
                     f"this user may not subscribe to its inbox {self._inbox}.*",
                     remedy="allow subscriptions to _INBOX.> for this user",
                 )
-                self._fail(lambda pending: self._refused)
+                self._fail(lambda _: self._refused)
             return
         refusal = NotAllowedError(
             f"this user may not publish to {quoted!r}", remedy="add the subject to the user's publish permissions"
@@ -369,7 +390,9 @@ class Publisher:
 
     def close(self) -> None:
         self._closed = True
-        self._fail(lambda pending: UnknownOutcomeError(f"the connection was closed before {pending.subject!r} was answered"))
+        self._fail(
+            lambda pending: UnknownOutcomeError(f"the connection was closed before {pending.subject!r} was answered")
+        )
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

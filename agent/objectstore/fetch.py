@@ -1,0 +1,260 @@
+"""Where the chunks of an object come from: three feeds, one interface.
+
+    DirectFeed    direct gets in batches (servers from 2.11): no consumer; the next batch is asked for while the
+                  present one arrives. Where it begins is a guess, that the object's chunks lie side by side in the
+                  stream as they do when nobody else wrote meanwhile; a wrong guess costs a repeated batch, never a byte
+    PullFeed      an ephemeral pull consumer: works on every server, also without direct gets
+    (one chunk)   one direct get, see get.py
+
+A feed gives what has arrived, in stream order, and None when the server says that there is no more. It raises
+StoreUnavailableError when nothing comes any more; the reader then finds out why and goes on from where it stood, with a
+new feed. All that a feed has asked for and not yet given is bounded: one mebibyte for nothing, more from the
+connection's receive budget as far as it goes. They are asked again only when the reader comes for more.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Protocol
+
+from agent.errors import StoreUnavailableError
+from agent.objectstore.consumer import Consumer, Signal, left_of_pull, place_of
+from agent.objectstore.publish import RawMessage, status_of
+
+if TYPE_CHECKING:
+    from agent.objectstore.bucket import Bucket
+
+Chunk = tuple[int, bytes]
+"""Stream sequence and data."""
+
+FREE = 1 << 20
+MOST = 8 << 20
+_MOST_MESSAGES = 1000
+_PULL_EXPIRES = 30.0
+_HEADERS = 512  # what the server counts beside the data of a message
+
+
+class Feed(Protocol):
+    total: int | None
+    """How many chunks the server has from the feed's start on; None before it has told."""
+
+    async def next(self) -> list[Chunk] | None:
+        """What has arrived; None at the end. Raises StoreUnavailableError."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class _Batch:
+    """One direct-get request and what came for it. It is the handler of its token."""
+
+    __slots__ = ("_signal", "bytes", "cost", "count", "done", "first", "got", "items", "last", "lost", "start", "token",
+                 "total")  # fmt: skip
+
+    def __init__(self, start: int, count: int, cost: int, signal: Signal) -> None:
+        self.start = start
+        self.count = count
+        self.cost = cost
+        self._signal = signal
+        self.token = ""
+        self.items: list[Chunk] = []
+        self.bytes = 0
+        self.got = 0
+        self.first = 0
+        self.last = 0
+        self.total: int | None = None
+        self.done = False
+        self.lost = ""
+
+    def __call__(self, message: RawMessage | None) -> None:
+        self._signal.set()
+        if message is None:
+            self.lost = "the connection was lost"
+            return
+        status = status_of(message)
+        if status:
+            self.done = True
+            if status not in (204, 404):  # the end of the batch, nothing there
+                self.lost = f"the server answered with status {status}"
+            return
+        headers = message.headers or {}
+        try:
+            seq, pending = int(headers["Nats-Sequence"]), int(headers["Nats-Num-Pending"])
+        except (KeyError, ValueError):
+            self.lost = "the server doesn't do batched direct gets"
+            return
+        if self.total is None:
+            self.first = seq
+            self.total = pending + 1
+        self.last = seq
+        self.got += 1
+        self.bytes += len(message.data)
+        self.items.append((seq, message.data))
+
+
+class DirectFeed:
+    def __init__(self, bucket: Bucket, subject: str, *, after: int, chunk_size: int, idle: float) -> None:
+        self._publisher = bucket.connection.publisher
+        self._request = bucket.connection.direct_subject(bucket.stream)
+        self._subject = subject
+        self._chunk_size = max(1, chunk_size)
+        self._idle = idle
+        self._next = after + 1
+        self._size = FREE
+        self._signal = Signal()
+        self._now: _Batch | None = None
+        self._ahead: _Batch | None = None
+        self.total: int | None = None
+
+    async def next(self) -> list[Chunk] | None:
+        while True:
+            batch = self._now
+            if batch is None:
+                batch = self._now = self._ask(self._next, cost=0)
+            if batch.items:
+                if self.total is None:
+                    self.total = batch.total
+                self._look_ahead(batch)
+                items, batch.items = batch.items, []
+                return items
+            if batch.lost:
+                raise StoreUnavailableError(f"can't read {self._subject}: {batch.lost}")
+            if batch.done:
+                if self._finish(batch):
+                    return None
+                continue
+            if not await self._signal.wait(self._idle):
+                raise StoreUnavailableError(f"nothing has come from {self._subject} for {self._idle:g} s")
+
+    async def close(self) -> None:
+        self._drop(self._now)
+        self._drop(self._ahead)
+        self._now = self._ahead = None
+
+    def _ask(self, start: int, *, cost: int) -> _Batch:
+        """Request a batch of `cost` bytes, or of the free size."""
+        size = max(cost, FREE)
+        count = max(1, min(_MOST_MESSAGES, size // self._chunk_size))
+        batch = _Batch(start, count, cost, self._signal)
+        batch.token = self._publisher.open(batch)
+        body = {"seq": start, "next_by_subj": self._subject, "batch": count, "max_bytes": size + _HEADERS * count}
+        try:
+            self._publisher.post(batch.token, self._request, json.dumps(body).encode())
+        except BaseException:
+            self._drop(batch)
+            raise
+        return batch
+
+    def _look_ahead(self, batch: _Batch) -> None:
+        if self._ahead is not None or batch.total is None or batch.total <= batch.count or batch.lost:
+            return
+        if batch.last != batch.first + batch.got - 1:
+            return  # other writers' messages lie between: where the next batch begins can't be guessed
+        if self._publisher.receive_budget.take(self._size):
+            self._ahead = self._ask(batch.first + batch.count, cost=self._size)
+            self._size = min(MOST, self._size * 2)
+
+    def _finish(self, batch: _Batch) -> bool:
+        """The batch is used up: on to the next; True when it was the last."""
+        self._drop(batch)
+        if self.total is None:
+            self.total = batch.total or 0
+        self._now, ahead, self._ahead = None, self._ahead, None
+        if not batch.got or batch.total is None or batch.got >= batch.total:
+            self._drop(ahead)
+            return True
+        self._next = batch.last + 1
+        self._chunk_size = max(1, batch.bytes // batch.got)  # ragged chunks: as they are, not as the meta says
+        if ahead is not None and ahead.start == self._next:
+            self._now = ahead
+        else:
+            self._drop(ahead)
+        return False
+
+    def _drop(self, batch: _Batch | None) -> None:
+        if batch is not None:
+            self._publisher.close_token(batch.token)
+            self._publisher.receive_budget.release(batch.cost)
+            batch.cost = 0
+
+
+class PullFeed:
+    def __init__(self, bucket: Bucket, subject: str, *, after: int, chunk_size: int, idle: float) -> None:
+        self._publisher = bucket.connection.publisher
+        self._subject = subject
+        self._chunk_size = max(1, chunk_size)
+        self._idle = idle
+        self._after = after
+        self._signal = Signal()
+        self._consumer = Consumer(bucket, subject)
+        self._token = ""
+        self._items: list[Chunk] = []
+        self._wanted = 0
+        self._arrived = 0
+        self._bytes = 0
+        self._fruitless = False
+        self._lost = ""
+        self._size = FREE
+        self._cost = MOST - FREE if self._publisher.receive_budget.take(MOST - FREE) else 0
+        self.total: int | None = None
+
+    async def next(self) -> list[Chunk] | None:
+        if self.total is None:
+            self.total = await self._consumer.create(start_seq=self._after + 1)
+            self._token = self._publisher.open(self._receive)
+        while not self._items:
+            if self._arrived >= self.total:
+                return None
+            if self._lost:
+                raise StoreUnavailableError(f"can't read {self._subject}: {self._lost}")
+            self._ask(self.total)
+            if not await self._signal.wait(self._idle):
+                raise StoreUnavailableError(f"nothing has come from {self._subject} for {self._idle:g} s")
+        items, self._items = self._items, []
+        if not self._lost:
+            self._ask(self.total)
+        return items
+
+    async def close(self) -> None:
+        self._publisher.close_token(self._token)
+        self._publisher.receive_budget.release(self._cost)
+        self._cost = 0
+        await self._consumer.delete()
+
+    def _ask(self, total: int) -> None:
+        """Keep two requests in flight: the next is sent when half of what was asked for is here."""
+        count = max(1, min(_MOST_MESSAGES, self._size // self._chunk_size))
+        left = total - self._arrived - self._wanted
+        if left <= 0 or self._wanted > count // 2:
+            return
+        if self._fruitless:  # a message is larger than what we asked for
+            count = 1
+        count = min(count, left)
+        self._wanted += count
+        max_bytes = 0 if self._fruitless else self._size + _HEADERS * count
+        self._consumer.pull(self._token, batch=count, max_bytes=max_bytes, expires=_PULL_EXPIRES)
+        self._size = min(FREE + self._cost, self._size * 2) if self._cost else FREE
+
+    def _receive(self, message: RawMessage | None) -> None:
+        self._signal.set()
+        if message is None:
+            self._lost = "the connection was lost"
+            return
+        status = status_of(message)
+        if not status:
+            place = place_of(message.reply)
+            if place is None:
+                self._lost = "a delivered message has no place"
+                return
+            self._items.append((place.seq, message.data))
+            self._arrived += 1
+            self._wanted -= 1
+            self._bytes += len(message.data)
+            self._chunk_size = max(1, self._bytes // self._arrived)
+            self._fruitless = False
+        elif status in (404, 408, 409) and not self._fruitless:
+            left = left_of_pull(message)
+            self._wanted = max(0, self._wanted - left) if left is not None else 0
+            self._fruitless = True
+        else:
+            self._lost = f"the server answered with status {status}"
