@@ -1,0 +1,28 @@
+"""The local side: one directory, looked at, scanned, watched and changed by descriptor.
+
+`Directory` is the way in; `Watcher` gives hints where to look. The only room that touches user files.
+"""
+
+from agent.directory.apply import Applied
+from agent.directory.look import Look, signature_of
+from agent.directory.options import DirectoryOptions
+from agent.directory.read import OpenFile
+from agent.directory.root import Directory
+from agent.directory.scan import Hint, Scan
+from agent.directory.stage import Staged
+from agent.directory.syscalls import Capabilities
+from agent.directory.trash import TrashEntry
+
+__all__ = [
+    "Applied",
+    "Capabilities",
+    "Directory",
+    "DirectoryOptions",
+    "Hint",
+    "Look",
+    "OpenFile",
+    "Scan",
+    "Staged",
+    "TrashEntry",
+    "signature_of",
+]
