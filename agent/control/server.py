@@ -19,6 +19,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +46,8 @@ _CLOSE_SECONDS: Final = 2.0
 _CONNECTIONS: Final = 64
 _BACKLOG: Final = 64
 _EVENT_BUFFER: Final = 1 << 18  # bytes that a client may leave unread before events are dropped
+# From 3.13 on asyncio removes the file by the name it was bound under: which is none by then, or not reachable.
+_KEEP_THE_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -73,7 +76,7 @@ class ControlServer:
         """Listen. Raises LockedError when another agent answers there, ControlError when there can't be a socket."""
         listening = await asyncio.to_thread(self._bind)
         self._server = await asyncio.start_unix_server(
-            self._accept, sock=listening, limit=REQUEST_LIMIT, backlog=_BACKLOG
+            self._accept, sock=listening, limit=REQUEST_LIMIT, backlog=_BACKLOG, **_KEEP_THE_FILE
         )
 
     async def stop(self) -> None:

@@ -36,7 +36,7 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosni
 
 
 class HttpServer:
-    """Serves until `stop`. host: an address, a name, or "" for all (IPv4 and IPv6); port: 0 = any free, see `port`."""
+    """Serves until `stop`. host: an address or a name; "::" = all, IPv4 too. port: 0 = any free, then see `port`."""
 
     def __init__(
         self,
@@ -178,6 +178,6 @@ def _explain(host: str, port: int, error: OSError) -> JetsyncError:
         return JetsyncError(f"http: not allowed to listen on {where}", remedy="set http.listen to a port above 1023")
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return JetsyncError(
-            f"http: {host!r} is no address of this machine", remedy="set http.listen to one, or to :PORT for all"
+            f"http: {host!r} is no address of this machine", remedy="set http.listen to one, or to [::]:PORT for all"
         )
     return JetsyncError(f"http: can't listen on {where}: {error.strerror}", remedy="set http.listen, or http: false")

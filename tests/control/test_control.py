@@ -65,10 +65,10 @@ async def ask(
 
 
 async def raw(state_dir: Path, data: bytes) -> bytes:
-    """What the server says to these bytes."""
+    """The line that the server says to these bytes. (Its close resets the connection when it hasn't read them all.)"""
     reader, writer = await asyncio.open_unix_connection(state_dir / SOCKET_NAME)
     writer.write(data)
-    answer = await reader.read()
+    answer = await reader.readline()
     writer.close()
     return answer
 

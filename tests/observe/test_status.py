@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 
+from agent.core.entries import Reason
+from agent.observe.reasons import ErrorReason
 from agent.observe.status import (
+    PROBLEMS_SHOWN,
     AgentStatus,
     Halt,
     LastError,
@@ -21,6 +27,7 @@ from agent.observe.status import (
     timestamp,
 )
 
+ROOT = Path(__file__).parents[2]
 NOW = 1_790_000_000.25
 
 BUSY = MappingStatus(
@@ -81,6 +88,29 @@ def test_the_json_has_a_version_times_as_text_and_null_where_there_is_nothing() 
     assert (fresh["halt"], fresh["last_success"], fresh["last_error"]) == (None, None, None)
     assert fresh["pending"] == {"objects": 0, "bytes": 0, "since": None}
     assert set(fresh) == {each.name for each in fields(MappingStatus)}
+
+
+def schema() -> dict[str, Any]:
+    page: dict[str, Any] = json.loads((ROOT / "docs/json/status.schema.json").read_text())
+    return page
+
+
+def test_the_json_is_as_the_published_schema_says() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.validate(json.loads(json.dumps(STATUS.to_json())), schema())
+
+
+def test_the_schema_names_every_key_and_the_closed_lists_of_the_code() -> None:
+    parts = schema()["$defs"]
+    mapping = parts["mapping"]["properties"]
+    for part, kind in ("mapping", MappingStatus), ("tree", Tree), ("halt", Halt), ("error", LastError):
+        assert set(parts[part]["properties"]) == {each.name for each in fields(kind)}
+    assert set(schema()["properties"]["nats"]["properties"]) == {each.name for each in fields(NatsStatus)}
+    assert mapping["state"]["enum"] == list(State)
+    assert mapping["problems"]["propertyNames"]["enum"] == [reason for reason in Reason if not reason.skipped]
+    assert mapping["skipped"]["propertyNames"]["enum"] == [reason for reason in Reason if reason.skipped]
+    assert parts["error"]["properties"]["reason"]["enum"] == list(ErrorReason)
+    assert mapping["problem_paths"]["maxItems"] == PROBLEMS_SHOWN
 
 
 def test_the_server_is_shown_without_secrets() -> None:
