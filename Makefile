@@ -32,7 +32,7 @@ demo: install ## two directories kept equal through a bucket, live, in a tempora
 	@$(BIN)/jetsync demo
 
 test: install ## the whole suite, less what is marked slow
-	$(BIN)/pytest -n $(WORKERS) --maxprocesses 8 $(TESTS)
+	$(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup $(TESTS)
 
 slow: install ## only the tests marked slow: gigabytes, ten thousand files, memory
 	$(BIN)/pytest -m slow --timeout 900 $(TESTS)
@@ -41,8 +41,8 @@ check: install ## lint, formatting, types, layers, and that schema and docs are 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/pytest -q -p no:randomly tests/docs
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -q tests/docs
 
 format: install ## format, and fix what ruff can fix
 	$(BIN)/ruff check --fix-only .
