@@ -1,0 +1,46 @@
+"""The journal: nuids of chunks that may have to be purged, written before the chunks are.
+
+upload   an upload under this nuid has begun. After a crash, or when the outcome of its meta is unknown, the entry
+         says which chunks to purge if no meta names them (DESIGN section 6, Store)
+old      an object was replaced; its chunks are purged when readers have had time to finish
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from typing import Literal
+
+from agent.state.database import Database
+
+_SELECT = "SELECT nuid, bucket, name, kind, expected_revision, due_ns, created_ns FROM journal"
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """name: the object's. expected_revision: the precondition of the upload's meta. due_ns, created_ns: Unix time."""
+
+    nuid: str
+    bucket: str
+    name: str
+    kind: Literal["upload", "old"]
+    expected_revision: int
+    due_ns: int
+    created_ns: int
+
+
+def add(database: Database, entries: Iterable[JournalEntry]) -> None:
+    """An entry of the same nuid is replaced."""
+    database.many("INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)", map(astuple, entries))
+
+
+def remove(database: Database, nuids: Iterable[str]) -> None:
+    database.many("DELETE FROM journal WHERE nuid = ?", ((nuid,) for nuid in nuids))
+
+
+def due(database: Database, now_ns: int) -> list[JournalEntry]:
+    return [JournalEntry(*found) for found in database.all(f"{_SELECT} WHERE due_ns <= ? ORDER BY due_ns", (now_ns,))]
+
+
+def everything(database: Database) -> list[JournalEntry]:
+    return [JournalEntry(*found) for found in database.all(f"{_SELECT} ORDER BY due_ns, nuid")]
