@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -21,7 +21,7 @@ LINK = re.compile(r"\[[^\]]*\]\((?!https?://|#|mailto:)([^)#\s]+)[^)]*\)")
 COMMAND = re.compile(r"`jetsync ([a-z]+(?: [a-z]+)?)")
 
 
-def commands() -> Iterator[tuple[str, click.Command]]:
+def commands() -> Iterator[tuple[str, Any]]:
     """("sync", ...), ("bucket list", ...): every command of the command line."""
     root = typer.main.get_command(app)
     for name, command in getattr(root, "commands").items():  # noqa: B009 - typer's group isn't typed as click's
