@@ -88,7 +88,16 @@ def reconcile(row: Row, rules: Rules) -> Decision:
     ancestor = row.ancestor if row.remote else None
     if local is None and remote is None:
         return Decision(Do.AGREE, None, "gone on both sides") if row.ancestor else Decision(Do.NOTHING, None)
-    three = _Three(row, rules, ancestor, local, remote)
+    three = _Three(
+        row=row,
+        rules=rules,
+        ancestor=ancestor,
+        local=local,
+        remote=remote,
+        local_word=_word(local, ancestor, rules),
+        remote_word=_word(remote, ancestor, rules),
+        expired=ancestor is not None and remote is None and _expired(row, rules),
+    )
     if local and remote and local.same_content(remote):
         return three.same_content(local, remote)
     if local and three.expired and not three.local_word:
@@ -115,41 +124,37 @@ def _forget(row: Row, reason: str) -> Decision:
     return Decision(Do.FORGET if row.ancestor else Do.NOTHING, None, reason)
 
 
-@dataclass(frozen=True, slots=True)
+def _word(side: Entry | None, ancestor: Ancestor | None, rules: Rules) -> str:
+    """How a side differs from the ancestor; "" = not at all."""
+    if ancestor is None:
+        return "created" if side else ""
+    if side is None:
+        return "deleted"
+    equal = side.same(ancestor.entry) if rules.permissions else side.same_content(ancestor.entry)
+    return "" if equal else "edited"
+
+
+def _expired(row: Row, rules: Rules) -> bool:
+    """The object's time is over, which isn't a deletion; only pull-mirror follows it."""
+    return row.remote is not None and row.remote.gone is Gone.EXPIRED and rules.mode is not Mode.PULL_MIRROR
+
+
+@dataclass(slots=True, eq=False)
 class _Three:
-    """The three sides of one path, without obstacles; at least one of local and remote is there."""
+    """The three sides of one path, without obstacles; at least one of local and remote is there. Never changed.
+
+    local_word, remote_word: how each differs from the ancestor. expired: the object that was agreed on is gone, which
+    doesn't count as deleted.
+    """
 
     row: Row
     rules: Rules
     ancestor: Ancestor | None
     local: Entry | None
     remote: Entry | None
-
-    # ---- what happened ----
-
-    def _word(self, side: Entry | None) -> str:
-        """How a side differs from the ancestor; "" = not at all."""
-        if self.ancestor is None:
-            return "created" if side else ""
-        if side is None:
-            return "deleted"
-        entry = self.ancestor.entry
-        equal = side.same(entry) if self.rules.permissions else side.same_content(entry)
-        return "" if equal else "edited"
-
-    @property
-    def local_word(self) -> str:
-        return self._word(self.local)
-
-    @property
-    def remote_word(self) -> str:
-        return self._word(self.remote)
-
-    @property
-    def expired(self) -> bool:
-        """The object's time is over, which isn't a deletion; only pull-mirror follows it."""
-        gone = self.row.remote.gone if self.row.remote else None
-        return gone is Gone.EXPIRED and self.ancestor is not None and self.rules.mode is not Mode.PULL_MIRROR
+    local_word: str
+    remote_word: str
+    expired: bool
 
     def _reason(self) -> str:
         local, remote = self.local_word, "expired" if self.expired else self.remote_word
