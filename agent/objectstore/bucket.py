@@ -13,11 +13,31 @@ fails raises RevisionError; a write whose answer never came raises UnknownOutcom
 
 from __future__ import annotations
 
+import builtins
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from agent.errors import BucketError, NotABucketError, SealedError
-from agent.objectstore import subjects
+from agent.objectstore import (
+    chunks,
+    commit,
+    files,
+    follow,
+    get,
+    links,
+    listing,
+    objects,
+    put,
+    rename,
+    spec,
+    subjects,
+)
 from agent.objectstore.connection import parse_version
+from agent.objectstore.follow import Follower, MetaMessage
+from agent.objectstore.get import Reader
+from agent.objectstore.meta import Link, ObjectInfo
+from agent.objectstore.source import SourceLike
 
 if TYPE_CHECKING:
     from agent.objectstore.connection import Connection
@@ -47,7 +67,7 @@ class Bucket:
     def learn(self, stream_info: dict[str, Any]) -> None:
         """Take over the configuration from a STREAM.INFO, CREATE or UPDATE answer. Raises NotABucketError."""
         config = stream_info.get("config")
-        if not isinstance(config, dict) or not is_bucket(config):
+        if not isinstance(config, dict) or not spec.is_bucket(config):
             raise NotABucketError(
                 f"the stream {self.stream} is not an object store", remedy="its subjects are not those of a bucket"
             )
@@ -106,19 +126,228 @@ class Bucket:
                 remedy="write to its origin; use a pull mode for the mirror",
             )
 
+    async def status(self) -> spec.BucketStatus:
+        """What the bucket is and holds now. Raises BucketNotFoundError."""
+        info = await self.connection.api(f"STREAM.INFO.{self.stream}", what=f"look at bucket {self.name!r}")
+        self.learn(info)
+        return spec.status_of(info)
+
+    async def seal(self) -> spec.BucketStatus:
+        """Make the bucket read-only for ever (it can still be deleted as a whole). Nothing happens when it is already.
+
+        The stream's configuration goes back as it came, with fields that we don't know; a ttl is dropped by the server.
+        Raises BucketError.
+        """
+        await self.status()
+        if not self.sealed:
+            config = {**self.config, "sealed": True, "metadata": spec.own_metadata(self.config)}
+            self.learn(
+                await self.connection.api(
+                    f"STREAM.UPDATE.{self.stream}", config, what=f"seal bucket {self.name!r}", timeout=10.0
+                )
+            )
+        status = await self.status()
+        if not status.sealed:
+            raise BucketError(f"the server did not seal bucket {self.name!r}")
+        return status
+
+    # -- content ----------------------------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        name: str,
+        source: SourceLike,
+        *,
+        description: str = "",
+        headers: Mapping[str, builtins.list[str]] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        expected_revision: int | None = None,
+        nuid: str | None = None,
+        chunk_size: int | None = None,
+        size: int | None = None,
+        purge_old: bool = True,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> ObjectInfo:
+        """Store an object: see `put.put`."""
+        return await put.put(
+            self,
+            name,
+            source,
+            description=description,
+            headers=headers,
+            metadata=metadata,
+            expected_revision=expected_revision,
+            nuid=nuid,
+            chunk_size=chunk_size,
+            size=size,
+            purge_old=purge_old,
+            on_progress=on_progress,
+        )
+
+    async def put_bytes(self, name: str, data: bytes, **options: Any) -> ObjectInfo:
+        """Store bytes; options as `put`."""
+        return await files.put_bytes(self, name, data, **options)
+
+    async def put_string(self, name: str, text: str, **options: Any) -> ObjectInfo:
+        """Store text as UTF-8; options as `put`."""
+        return await files.put_string(self, name, text, **options)
+
+    async def put_file(self, path: Path | str, name: str | None = None, **options: Any) -> ObjectInfo:
+        """Store a file's content, under its path unless `name` says otherwise; options as `put`."""
+        return await files.put_file(self, path, name, **options)
+
+    def get(self, source: str | ObjectInfo, *, follow_links: bool = True, verify: bool = True) -> Reader:
+        """A reader: `async with bucket.get(name) as reader: async for block in reader`. See `get.Reader`."""
+        return get.open_object(self, source, follow_links=follow_links, verify=verify)
+
+    async def get_bytes(self, source: str | ObjectInfo, *, follow_links: bool = True) -> bytes:
+        """The whole object in memory, verified."""
+        return await files.get_bytes(self, source, follow_links=follow_links)
+
+    async def get_string(self, source: str | ObjectInfo, *, follow_links: bool = True) -> str:
+        """The whole object as text (UTF-8), verified."""
+        return await files.get_string(self, source, follow_links=follow_links)
+
+    async def get_file(self, source: str | ObjectInfo, path: Path | str, *, follow_links: bool = True) -> ObjectInfo:
+        """Write the object to a file: whole and verified, or not at all."""
+        return await files.get_file(self, source, path, follow_links=follow_links)
+
+    def follow(self, *, after: int = 0, created: str | None = None) -> Follower:
+        """Every change of a meta behind the revision `after`; 0: first the newest of each name. See `follow.follow`."""
+        return follow.follow(self, after=after, created=created)
+
+    # -- metas ------------------------------------------------------------------------------------------------------
+
+    async def info(self, name: str, *, show_deleted: bool = False) -> ObjectInfo:
+        """The object's meta, from the stream's leader. Raises ObjectNotFoundError, BadMetaError, ObjectNameError."""
+        return await objects.read(self, name, show_deleted=show_deleted)
+
+    async def update_meta(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        headers: Mapping[str, builtins.list[str]] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        expected_revision: int | None = None,
+    ) -> ObjectInfo:
+        """Replace what is given (None = leave it); the content stays. See `objects.update_meta`."""
+        return await objects.update_meta(
+            self,
+            name,
+            description=description,
+            headers=headers,
+            metadata=metadata,
+            expected_revision=expected_revision,
+        )
+
+    async def rename(
+        self,
+        old: str,
+        new: str,
+        *,
+        expected_revision: int | None = None,
+        expected_new: int = 0,
+        description: str | None = None,
+        headers: Mapping[str, builtins.list[str]] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Another name, without sending a chunk again; changes of the meta may come with it. See `rename.rename`."""
+        return await rename.rename(
+            self,
+            old,
+            new,
+            expected_revision=expected_revision,
+            expected_new=expected_new,
+            description=description,
+            headers=headers,
+            metadata=metadata,
+        )
+
+    async def delete(
+        self,
+        name: str,
+        *,
+        expected_revision: int | None = None,
+        purge: bool = True,
+        known: ObjectInfo | None = None,
+    ) -> objects.Deleted:
+        """Write a delete marker, then remove the chunks. See `objects.delete`."""
+        return await objects.delete(self, name, expected_revision=expected_revision, purge=purge, known=known)
+
+    async def add_link(
+        self,
+        name: str,
+        target: ObjectInfo | Link,
+        *,
+        description: str = "",
+        metadata: Mapping[str, str] | None = None,
+        expected_revision: int | None = None,
+        purge_old: bool = True,
+    ) -> ObjectInfo:
+        """Make `name` a link to an object. See `links.add_link`."""
+        return await links.add_link(
+            self,
+            name,
+            target,
+            description=description,
+            metadata=metadata,
+            expected_revision=expected_revision,
+            purge_old=purge_old,
+        )
+
+    async def add_bucket_link(
+        self,
+        name: str,
+        target: Bucket | str,
+        *,
+        description: str = "",
+        metadata: Mapping[str, str] | None = None,
+        expected_revision: int | None = None,
+        purge_old: bool = True,
+    ) -> ObjectInfo:
+        """Make `name` a link to a bucket, by its name. See `links.add_link`."""
+        return await links.add_link(
+            self,
+            name,
+            Link(target if isinstance(target, str) else target.name),
+            description=description,
+            metadata=metadata,
+            expected_revision=expected_revision,
+            purge_old=purge_old,
+        )
+
+    async def resolve(self, info: ObjectInfo, *, depth: int = links.DEPTH) -> tuple[Bucket, ObjectInfo]:
+        """Follow object links to the object with the content. Raises LinkError. See `links.resolve`."""
+        return await links.resolve(self, info, depth=depth)
+
+    async def names_count(self) -> int:
+        """How many names have a meta message, markers and broken ones included."""
+        return await listing.names_count(self)
+
+    # -- chunks -----------------------------------------------------------------------------------------------------
+
+    async def chunk_count(self, nuid: str) -> int:
+        """How many chunks the nuid has."""
+        return await chunks.count(self, nuid)
+
+    async def chunk_subjects(self) -> dict[str, int]:
+        """nuid -> number of chunks, for all in the bucket."""
+        return await chunks.by_nuid(self)
+
+    async def last_chunk(self, nuid: str) -> commit.Stored | None:
+        """The last chunk of the nuid; None when it has none."""
+        return await chunks.last(self, nuid)
+
+    async def purge_chunks(self, nuid: str, *, up_to: int | None = None) -> int:
+        """Remove the chunks of the nuid (up to a stream sequence); how many there were."""
+        return await chunks.purge(self, nuid, up_to=up_to)
+
     def __repr__(self) -> str:
         return f"Bucket({self.name!r})"
 
-
-def is_bucket(config: dict[str, Any]) -> bool:
-    """Whether a stream's configuration is that of an Object Store bucket, or of a mirror or copy of one."""
-    name = config.get("name")
-    if not isinstance(name, str) or not name.startswith("OBJ_"):
-        return False
-    if config.get("mirror") or config.get("sources"):
-        return True
-    bucket = name.removeprefix("OBJ_")
-    listed = config.get("subjects") or ()
-    return f"$O.{bucket}.>" in listed or (
-        subjects.all_chunks(bucket) in listed and subjects.all_metas(bucket) in listed
-    )
+    async def list(
+        self, *, show_deleted: bool = False, on_bad: Callable[[MetaMessage], None] | None = None
+    ) -> builtins.list[ObjectInfo]:
+        """The newest meta of each name; broken ones go to `on_bad`. Whole, or an error. See `listing.list_objects`."""
+        return await listing.list_objects(self, show_deleted=show_deleted, on_bad=on_bad)

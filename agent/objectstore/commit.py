@@ -28,7 +28,7 @@ from agent.errors import (
     UnknownOutcomeError,
 )
 from agent.objectstore import meta, subjects
-from agent.objectstore.errors_map import NotSentError, error_of
+from agent.objectstore.errors_map import NotSentError, code_of, error_of
 from agent.objectstore.meta import ObjectInfo
 from agent.objectstore.times import parse_time_ns
 
@@ -71,13 +71,13 @@ async def commit(
     except NotSentError:
         raise
     except StoreUnavailableError as error:
-        return await _look(bucket, info, subject, payload, error)
+        return await recover(bucket, info, error)
     return replace(info, revision=revision_of(bucket, message.data, what=what))
 
 
 def revision_of(bucket: Bucket, ack: bytes, *, what: str) -> int:
-    """The sequence in a publish ack, which must be of the bucket's own stream. Raises what the ack's error says."""
-    return parse_ack(bucket, ack, what=what)["seq"]  # type: ignore[no-any-return]
+    """The sequence in a publish ack. Raises as parse_ack."""
+    return int(parse_ack(bucket, ack, what=what)["seq"])
 
 
 def parse_ack(bucket: Bucket, ack: bytes, *, what: str) -> dict[str, Any]:
@@ -103,6 +103,16 @@ def parse_ack(bucket: Bucket, ack: bytes, *, what: str) -> dict[str, Any]:
     return answer
 
 
+def is_error(ack: bytes, err_code: int) -> bool:
+    """Whether a publish ack is this error of the server's."""
+    try:
+        answer = json.loads(ack)
+    except ValueError:
+        return False
+    error = answer.get("error") if isinstance(answer, dict) else None
+    return isinstance(error, dict) and code_of(error) == err_code
+
+
 async def newest(bucket: Bucket, subject: str, *, timeout: float = TIMEOUT) -> Stored:
     """The newest message on a subject, from the stream's leader. Raises ObjectNotFoundError, BucketNotFoundError."""
     answer = await bucket.connection.api(
@@ -122,10 +132,9 @@ async def newest(bucket: Bucket, subject: str, *, timeout: float = TIMEOUT) -> S
     )
 
 
-async def _look(
-    bucket: Bucket, info: ObjectInfo, subject: str, payload: bytes, cause: StoreUnavailableError
-) -> ObjectInfo:
-    """No answer came: what does the leader have? Our payload, byte for byte, means that it was stored."""
+async def recover(bucket: Bucket, info: ObjectInfo, cause: StoreUnavailableError) -> ObjectInfo:
+    """No answer came for the commit of `info`: what does the leader have? Our payload, byte for byte, means that it was
+    stored. Raises UnknownOutcomeError otherwise, waiting RECOVER seconds for a connection at most."""
     unknown = UnknownOutcomeError(
         f"whether the meta of {bucket.name}/{info.name} was stored is not known: {cause.message}",
         remedy="it is looked at again before anything else is done to it",
@@ -133,10 +142,10 @@ async def _look(
     if not await bucket.connection.wait_connected(RECOVER):
         raise unknown from cause
     try:
-        stored = await newest(bucket, subject)
+        stored = await newest(bucket, subjects.meta_subject(bucket.name, info.name))
     except (ObjectNotFoundError, StoreUnavailableError, NotAllowedError):
         raise unknown from cause
-    if stored.data != payload:
+    if stored.data != meta.encode(info):
         raise unknown from cause
     return replace(info, revision=stored.revision, time_ns=stored.time_ns)
 

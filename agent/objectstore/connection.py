@@ -186,7 +186,9 @@ class Connection:
             raise self._not_connected()
         if len(subject) > MAX_SUBJECT or _UNSENDABLE.search(subject):
             raise StoreError(f"{subject[:60]!r}... ({len(subject)} characters) can't be a subject")
-        return await self.publisher.request(subject, payload, header_block(headers) if headers else b"", timeout=timeout)
+        return await self.publisher.request(
+            subject, payload, header_block(headers) if headers else b"", timeout=timeout
+        )
 
     async def api(
         self, verb: str, body: Mapping[str, Any] | None = None, *, what: str = "", timeout: float = 5.0
