@@ -1,6 +1,13 @@
 """The configuration file: read, checked, and given to the rest as frozen values.
 
-Begin with `model.py` (what there is), then `load.py` (how a file becomes it). `load(path)` is the usual way in.
+Begin with `model.py` (what there is); `load(path)` is the way in:
+
+    load        file -> Config, or one ConfigError with everything that is wrong
+    positions   YAML -> values with their places        scalars, units, fields, texts   single values
+    validate    values -> Config                        checks                          rules over several keys
+    schema      the JSON Schema for editors             show                            Config -> YAML, secrets hidden
+
+The name `load` here is the function; the module of that name is reached with `from agent.config.load import ...`.
 """
 
 from __future__ import annotations

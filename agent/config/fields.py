@@ -45,6 +45,7 @@ def flag_of(value: object) -> bool:
     if isinstance(given, bool):
         return given
     hint = "; only true and false are booleans" if isinstance(given, (str, int)) else ""
+    hint = _unquote(value) or hint
     raise ValueError(f"expected true or false, got {described(value)}{hint}")
 
 
@@ -55,12 +56,16 @@ def whole_of(value: object, minimum: int, maximum: int) -> int:
     given = typed(value)
     if isinstance(given, bool) or not isinstance(given, int):
         odd = isinstance(given, str) and re.fullmatch(r"[-+]?[0-9][0-9a-fA-FxXo_:]*", given)
-        hint = "; write it in plain decimal digits, without quotes" if odd else ""
+        hint = "; write it in plain decimal digits, without quotes" if odd else _unquote(value)
         raise ValueError(f"expected a whole number, got {described(value)}{hint}")
     if not minimum <= given <= maximum:
         number = quoted(value) if isinstance(value, Expanded) else given
         raise ValueError(f"{number} is out of range: expected {minimum} to {maximum}")
     return given
+
+
+def _unquote(value: object) -> str:
+    return "; write it without quotes" if isinstance(value, Expanded) and not value.plain else ""
 
 
 def _whole(minimum: int, maximum: int) -> BeforeValidator:

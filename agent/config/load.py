@@ -11,7 +11,7 @@ system it can block: don't call it in an event loop's thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -68,14 +68,14 @@ def from_dict(values: Mapping[str, Any], *, base: Path, file: str = "configurati
     return config
 
 
-def find() -> Path:
-    """The first of DEFAULT_PATHS that exists. Raises ConfigError."""
-    for path in DEFAULT_PATHS:
+def find(paths: Sequence[Path] = DEFAULT_PATHS) -> Path:
+    """The first of `paths` that exists. Raises ConfigError."""
+    for path in paths:
         if path.exists():
             return path
-    looked = " and ".join(str(path) for path in DEFAULT_PATHS)
+    looked = " and ".join(str(path) for path in paths)
     message = f"no configuration: looked for {looked}; name one with -c FILE or $JETSYNC_CONFIG"
-    raise ConfigError([ConfigProblem(str(DEFAULT_PATHS[0]), 0, 0, message)])
+    raise ConfigError([ConfigProblem(str(paths[0]), 0, 0, message)])
 
 
 def _directory_of(path: Path) -> Path:

@@ -68,7 +68,7 @@ class Document:
             if position:
                 return position
             loc, key = loc[:-1], True
-        return Position(1, 1) if self.values else None
+        return self.values.get(())
 
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -189,7 +189,7 @@ class _Builder:
         if "${" not in node.value:
             return resolve(node.value) if plain else node.value
         try:
-            return Expanded.of(expand(node.value, self.environ), source=node.value, plain=plain)
+            return Expanded.of(node.value, self.environ, plain=plain)
         except ValueError as error:
             self.problem(node, str(error))
             self.document.broken.add(loc)
@@ -255,6 +255,8 @@ class _Builder:
 
 # ---- syntax errors in plain words
 
+_VARIABLE_HINT: Final = '; within {...} and [...] a variable needs quotes: "${NAME}"'
+
 # By the parser's own words, both of the C and of the Python one: it has no codes. What isn't here is shown as it is.
 _PLAIN_WORDS: Final = (
     (
@@ -292,7 +294,8 @@ def _syntax(error: yaml.YAMLError, text: str) -> Misplaced:
         return Misplaced(position, _cannot_start(text, mark))
     for words, message in _PLAIN_WORDS:
         if words in problem or words in context:
-            return Misplaced(position, message)
+            hint = _VARIABLE_HINT if "flow" in context and mark and "${" in text.splitlines()[mark.line] else ""
+            return Misplaced(position, message + hint)
     return Misplaced(position, f"not valid YAML: {problem or 'the text breaks off'}")
 
 

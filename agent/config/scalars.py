@@ -11,7 +11,8 @@ A scalar without quotes is null (nothing, `null` or `~`), `true`, `false`, a dec
 Here all of these are text, and where a number or a boolean is needed they are errors with a hint.
 
 The type of an expanded scalar depends on where it stands: `port: ${PORT}` is a number, and `name: ${ID}` is text even
-when the variable holds digits. So it stays text, of the class `Expanded`, until the field asks for a type.
+when the variable holds digits. So it stays text, of the class `Expanded`, until the field asks for a type. Quotes make
+no difference around a lone reference: within {...} and [...] YAML wants them, and `{port: "${PORT}"}` is a number too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Scalar = str | int | float | bool | None
 class Expanded(str):
     """The text that an expansion gave. `source` is what the file says: the only form that messages show.
 
-    plain: it stood without quotes, so a field that isn't text may resolve its type.
+    plain: it stood without quotes or is one lone reference, so a field that isn't text may resolve its type.
     """
 
     __slots__ = ("plain", "source")
@@ -41,14 +42,16 @@ class Expanded(str):
     plain: bool
 
     @classmethod
-    def of(cls, text: str, *, source: str, plain: bool) -> Expanded:
-        made = cls(text)
-        made.source, made.plain = source, plain
+    def of(cls, source: str, environ: Mapping[str, str], *, plain: bool) -> Expanded:
+        """Expand `source`, which stood without quotes when `plain`. Raises ValueError as `expand`."""
+        made = cls(expand(source, environ))
+        lone = _REFERENCE.fullmatch(source)
+        made.source, made.plain = source, plain or (lone is not None and lone["name"] is not None)
         return made
 
     @property
     def blank(self) -> bool:
-        """`${VAR:-}` without quotes, and nothing in VAR: the same as a key without a value."""
+        """`${VAR:-}` and nothing in VAR: the same as a key without a value."""
         return self.plain and not self.strip()
 
 

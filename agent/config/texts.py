@@ -127,7 +127,11 @@ def _metadata_key(value: object) -> str:
     return text
 
 
-MetadataKey = Annotated[str, BeforeValidator(_metadata_key)]
+MetadataKey = Annotated[
+    str,
+    BeforeValidator(_metadata_key),
+    WithJsonSchema({"type": "string", "pattern": r"^(?!_nats\.|jetsync\.).+$"}),
+]
 
 
 # ---- URLs and addresses
@@ -191,7 +195,7 @@ _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%A-Za-z0-9]+\]|[^\s:\[\]/@
 
 def split_address(text: str) -> tuple[str, int]:
     """ "127.0.0.1:9477" or "[::1]:9477" -> host (without brackets) and port. Raises ValueError."""
-    if text.startswith(":"):
+    if re.fullmatch(":[0-9]+", text, re.ASCII):
         raise ValueError(f"the host is missing: write 127.0.0.1{text}, or 0.0.0.0{text} for every interface")
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match["port"]) > 65535:

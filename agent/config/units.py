@@ -125,11 +125,12 @@ def _size_hint(text: str, match: re.Match[str] | None) -> str:
 
 
 def format_size(size: int) -> str:
-    """The largest unit that divides it: "0", "10GiB", "1500" (plain bytes where no unit divides it)."""
-    for unit in ("PiB", "TiB", "GiB", "MiB", "KiB", "PB", "TB", "GB", "MB", "KB"):
-        if size and size % _BYTES[unit] == 0:
-            return f"{size // _BYTES[unit]}{unit}"
-    return str(size)
+    """With the unit that leaves the smallest whole number: "10GiB", "10GB", "1500", "0"."""
+    units = ("", "PiB", "TiB", "GiB", "MiB", "KiB", "PB", "TB", "GB", "MB", "KB")
+    count, unit = min(
+        ((size // _BYTES[unit], unit) for unit in units if size % _BYTES[unit] == 0), key=lambda it: it[0]
+    )
+    return f"{count}{unit}" if size else "0"
 
 
 def parse_share(text: str) -> float:

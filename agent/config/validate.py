@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.config.checks import Finding, check
-from agent.config.model import Config, is_empty
+from agent.config.model import Config, Section, is_empty
 from agent.config.positions import Loc
 from agent.config.suggest import described, did_you_mean, quoted
 
@@ -130,7 +130,7 @@ def _key_hint(loc: Loc) -> str:
     return f'; it belongs in "{homes[0]}"' if len(homes) == 1 else ""
 
 
-def _all_models() -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
+def _all_models() -> Iterator[tuple[tuple[str, ...], type[Section]]]:
     for path in (
         ("nats",),
         ("nats", "embedded"),
@@ -148,23 +148,23 @@ def _all_models() -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
             yield tuple("[]" if isinstance(part, int) else part for part in path), model
 
 
-def _model_at(loc: Loc) -> type[BaseModel] | None:
+def _model_at(loc: Loc) -> type[Section] | None:
     """The section class that stands at `loc`."""
-    model: type[BaseModel] = Config
+    model: type[Section] = Config
     skip = False
     for part in loc:
         if skip:  # the name of a bucket, the number in a list
             skip = False
             continue
-        found = _sections_of(model).get(str(part))
+        found = sections_of(model).get(str(part))
         if found is None:
             return None
         model, skip = found
     return model
 
 
-def _sections_of(model: type[BaseModel]) -> dict[str, tuple[type[BaseModel], bool]]:
-    """The fields that hold sections: the class, and whether a name or number stands in between."""
+def sections_of(model: type[Section]) -> dict[str, tuple[type[Section], bool]]:
+    """The keys that hold sections: the class, and whether a bucket's name or a list's number stands in between."""
     found = {}
     for name, info in model.model_fields.items():
         for inner in _types_in(info.annotation):
@@ -172,8 +172,8 @@ def _sections_of(model: type[BaseModel]) -> dict[str, tuple[type[BaseModel], boo
     return found
 
 
-def _types_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _types_in(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
         return
     for inner in getattr(annotation, "__args__", ()):
