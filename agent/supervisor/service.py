@@ -1,0 +1,129 @@
+"""What the commands call: the agent until a signal, one `sync`, one `plan`. Results are the JSON of DESIGN section 3.
+
+The running agent answers the same questions through its control socket, with the same functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.config.model import Config
+from agent.control.server import serve as serve_control
+from agent.objectstore import Connection
+from agent.observe.http import HttpServer
+from agent.observe.logging import get_logger
+from agent.supervisor.wiring import Supervisor
+from agent.sync.report import Report
+
+RESULT_VERSION = 1
+
+
+async def serve(config: Config, *, config_path: Path | None) -> int:
+    """Run the agent until SIGINT or SIGTERM; returns the signal's number.
+
+    :raises LockedError: another agent runs on the state directory
+    """
+    log = get_logger()
+    stop = asyncio.Event()
+    received: list[int] = []
+
+    def note(number: int) -> None:
+        received.append(number)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, note, number)
+    async with contextlib.AsyncExitStack() as stack:
+        supervisor = await stack.enter_async_context(Supervisor(config, config_path=config_path))
+        await stack.enter_async_context(serve_control(config.state_dir, handlers(supervisor)))
+        http = await _start_http(supervisor)
+        if http is not None:
+            stack.push_async_callback(http.stop)
+            log.info("http", url=http.url)
+        supervisor.start_mappings(config.mappings)
+        log.info("started", name=config.name, mappings=len(config.mappings))
+        await stop.wait()
+        log.info("stopping", signal=signal.Signals(received[0]).name)
+    log.info("stopped")
+    return received[0]
+
+
+async def _start_http(supervisor: Supervisor) -> HttpServer | None:
+    config = supervisor.config.http
+    if config is None:
+        return None
+    server = HttpServer(
+        host=config.host,
+        port=config.port,
+        metrics=supervisor.metrics.expose,
+        status=supervisor.status,
+        readiness=supervisor.readiness,
+        policy=config.ready,
+    )
+    await server.start()
+    return server
+
+
+def handlers(supervisor: Supervisor) -> dict[str, Any]:
+    """The control socket's commands."""
+
+    async def status(_args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
+        return (await supervisor.status()).to_json()
+
+    async def sync(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
+        return await _sync(supervisor, **_chosen(args, "names", "timeout", "offline_ok"))
+
+    async def plan(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
+        return _result(await supervisor.plan(**_chosen(args, "names", "timeout")))
+
+    return {"status": status, "sync": sync, "plan": plan}
+
+
+def _chosen(args: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: args[key] for key in keys}
+
+
+async def sync_once(config: Config, *, names: Sequence[str], timeout: float, offline_ok: bool) -> dict[str, Any]:
+    """One `sync` by this process."""
+    async with Supervisor(config) as supervisor:
+        return await _sync(supervisor, names=names, timeout=timeout, offline_ok=offline_ok)
+
+
+async def plan_once(config: Config, *, names: Sequence[str], timeout: float) -> dict[str, Any]:
+    """One `plan` by this process."""
+    async with Supervisor(config) as supervisor:
+        return _result(await supervisor.plan(names, timeout=timeout))
+
+
+async def _sync(
+    supervisor: Supervisor, *, names: Sequence[str], timeout: float, offline_ok: bool
+) -> dict[str, Any]:
+    reports = await supervisor.sync(names, timeout=timeout)
+    result = _result(reports)
+    if offline_ok and any(report.exit_code == 5 for report in reports) and not supervisor.online:
+        result["offline_ok"] = await supervisor.converged_before(names)
+    return result
+
+
+def _result(reports: Sequence[Report]) -> dict[str, Any]:
+    return {"version": RESULT_VERSION, "mappings": [report.as_json() for report in reports], "snapshots": []}
+
+
+@contextlib.asynccontextmanager
+async def connected(config: Config) -> AsyncIterator[Connection]:
+    """A connection for a single command; with an embedded server, one of its own for as long as the command lasts.
+
+    :raises ConnectError: nobody answers, or doesn't let us in
+    """
+    if config.nats.embedded is None:
+        async with await Connection.open(config.nats, name=f"jetsync {config.name}") as connection:
+            yield connection
+        return
+    async with Supervisor(config) as supervisor:
+        yield await supervisor.connection()

@@ -1,0 +1,347 @@
+"""The one wiring place: from a configuration to running mappings, and back to nothing.
+
+    start     lock the state directory, start the embedded server, connect (for ever, in the background), run the mappings
+    run       the above, with HTTP endpoints and the control socket, until told to stop
+    sync      ask mappings to converge once; plan: ask dry copies of them what they would do
+    stop      drain: actions under way may end for a bounded time, then they are cancelled and clean up behind themselves
+
+Every task has a name and a guard: one that ends early is logged and begun again, so that a mistake in one mapping never
+stops another. The connection is shared; a server that is away is waited for, and nothing else waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from agent.config.model import Config
+from agent.config.model import Mapping as MappingConfig
+from agent.embedded import EmbeddedServer
+from agent.errors import ConnectError, JetsyncError, UsageError
+from agent.objectstore import Connection
+from agent.observe.logging import Once, get_logger
+from agent.observe.metrics import Metrics, program_version
+from agent.observe.readiness import MappingReadiness, Readiness
+from agent.observe.status import AgentStatus, NatsStatus
+from agent.state import StateLock, StateStore, lock
+from agent.sync.mapping import DRAIN_SECONDS, MappingSync
+from agent.sync.remotes import Remotes
+from agent.sync.report import Report
+from agent.sync.retry import Backoff
+
+CONNECT_SECONDS = 10.0
+RTT_INTERVAL = 15.0
+
+
+class Supervisor:
+    """Use as an async context manager: leaving it stops everything that it started.
+
+    :raises LockedError: another agent holds the state directory
+    """
+
+    def __init__(self, config: Config, *, config_path: Path | None = None, metrics: Metrics | None = None) -> None:
+        self.config = config
+        self._config_path = config_path
+        self.metrics = metrics or Metrics()
+        self._log = get_logger()
+        self._once = Once()
+        self._lock: StateLock | None = None
+        self._embedded: EmbeddedServer | None = None
+        self._connection: Connection | None = None
+        self._remotes = Remotes(config.buckets)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._mappings: dict[str, MappingSync] = {}
+        self._started_at = time.time()
+        self._rtt: float | None = None
+        self._offline_since: float | None = time.monotonic()
+        self._connect_error: ConnectError | None = None
+
+    # -- start and stop ------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Supervisor:
+        state_dir = self.config.state_dir
+        self._lock = await asyncio.to_thread(lock, state_dir)
+        try:
+            await asyncio.to_thread((state_dir / "mappings").mkdir, mode=0o700, exist_ok=True)
+            if self.config.nats.embedded is not None:
+                await self._start_embedded()
+            self._spawn("connect", self._stay_connected())
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop_mappings()
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+        await self._remotes.close()
+        if self._connection is not None:
+            await self._connection.close()
+        if self._embedded is not None:
+            await self._embedded.stop()
+        if self._lock is not None:
+            self._lock.release()
+
+    async def _start_embedded(self) -> None:
+        embedded = self.config.nats.embedded
+        assert embedded is not None
+        self._embedded = EmbeddedServer(
+            store_dir=embedded.store_dir, state_dir=self.config.state_dir, port=embedded.port
+        )
+        await self._embedded.start()
+        self._log.info("embedded_server", url=self._embedded.url)
+
+    async def _stop_mappings(self) -> None:
+        """Drain: nothing new; what is under way ends, or is cancelled after a bounded time."""
+        for mapping in self._mappings.values():
+            await mapping.drain()
+        tasks = [task for name, task in self._tasks.items() if name.startswith("mapping ")]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    def _spawn(self, name: str, work: Any) -> None:
+        self._tasks[name] = asyncio.create_task(work, name=name)
+
+    # -- the connection ------------------------------------------------------------------------------------------
+
+    async def _stay_connected(self) -> None:
+        """Connect, however long it takes; afterwards the connection keeps itself up. Measures the round trip."""
+        backoff = Backoff(base=0.25, ceiling=15.0)
+        while self._connection is None:
+            try:
+                self._connection = await self._open()
+            except ConnectError as error:
+                self._connect_error = error
+                self._remotes.unreachable(error)
+                if self._once.news("connect", str(error)):
+                    self._log.warning("not_connected", error=error.message, remedy=error.remedy)
+                await asyncio.sleep(backoff.next())
+        self._connection.on_change(self._connection_changed)
+        self._connection_changed(True)
+        self._remotes.attach(self._connection)
+        self._log.info("connected", server=self._connection.url, version=_dotted(self._connection.server_version))
+        for mapping in self._mappings.values():
+            mapping.poke()
+        while True:
+            with suppress(JetsyncError):
+                self._rtt = await self._connection.rtt()
+                self.metrics.rtt(self._rtt)
+            await asyncio.sleep(RTT_INTERVAL)
+
+    async def _open(self) -> Connection:
+        name = f"jetsync {self.config.name}"
+        if self._embedded is None:
+            return await Connection.open(self.config.nats, name=name, timeout=CONNECT_SECONDS)
+        return await Connection.open(
+            self.config.nats,
+            name=name,
+            timeout=CONNECT_SECONDS,
+            servers=[self._embedded.url],
+            user=self._embedded.user,
+            password=self._embedded.password,
+        )
+
+    def _connection_changed(self, connected: bool) -> None:
+        self.metrics.connected(connected)
+        if connected:
+            if self._offline_since is not None and self._remotes.connection is not None:
+                self.metrics.reconnected()
+                self._log.info("reconnected")
+            self._offline_since = None
+            self._connect_error = None
+            for mapping in self._mappings.values():
+                mapping.poke()
+        elif self._offline_since is None:
+            self._offline_since = time.monotonic()
+            self._log.warning("disconnected", server=self._connection.url if self._connection else "")
+
+    # -- mappings ------------------------------------------------------------------------------------------------
+
+    def select(self, names: Sequence[str]) -> list[MappingConfig]:
+        """The mappings of these names, or all.
+
+        :raises UsageError: no such mapping
+        """
+        known = {mapping.name: mapping for mapping in self.config.mappings}
+        for name in names:
+            if name not in known:
+                raise UsageError(f"no mapping is named {name!r}", remedy="known are: " + ", ".join(sorted(known)))
+        return [known[name] for name in names] if names else list(known.values())
+
+    def start_mappings(self, configs: Sequence[MappingConfig]) -> None:
+        for config in configs:
+            if config.name in self._mappings:
+                continue
+            mapping = MappingSync(
+                config=config,
+                agent_name=self.config.name,
+                state_path=self._state_path(config.name),
+                remotes=self._remotes,
+                metrics=self.metrics.mapping(
+                    config.name, bucket=config.bucket, mode=config.mode, expected_interval=config.rescan * 1.25
+                ),
+            )
+            self._mappings[config.name] = mapping
+            self._spawn(f"mapping {config.name}", self._guard(mapping))
+
+    async def _guard(self, mapping: MappingSync) -> None:
+        """An unforeseen error in a mapping is logged whole, and the mapping begins again."""
+        backoff = Backoff(base=1.0, ceiling=60.0)
+        while True:
+            try:
+                return await mapping.run()
+            except JetsyncError as error:
+                mapping.broken(error)
+                self._log.error("mapping_failed", mapping=mapping.config.name, error=error.message, remedy=error.remedy)
+            except Exception as error:
+                mapping.broken(JetsyncError(f"unforeseen: {error!r}", remedy="please report this, with the log"))
+                self._log.exception("mapping_crashed", mapping=mapping.config.name)
+            await asyncio.sleep(backoff.next())
+
+    def _state_path(self, name: str) -> Path:
+        return self.config.state_dir / "mappings" / f"{name}.db"
+
+    async def sync(self, names: Sequence[str], *, timeout: float) -> list[Report]:
+        """Bring the mappings to convergence once. `timeout`: seconds to wait for a server that is away."""
+        configs = self.select(names)
+        self.start_mappings(configs)
+        return await self._ask([self._mappings[config.name].converge() for config in configs], configs, timeout)
+
+    async def plan(self, names: Sequence[str], *, timeout: float) -> list[Report]:
+        """What `sync` would do: dry mappings on copies of the state, in a temporary directory."""
+        configs = self.select(names)
+        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="jetsync-plan-"))
+        metrics = Metrics()
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            dry: list[MappingSync] = []
+            for config in configs:
+                await self._copy_state(config.name, folder / f"{config.name}.db")
+                mapping = MappingSync(
+                    config=config,
+                    agent_name=self.config.name,
+                    state_path=folder / f"{config.name}.db",
+                    remotes=self._remotes,
+                    metrics=metrics.mapping(config.name, bucket=config.bucket, mode=config.mode),
+                    dry=True,
+                )
+                dry.append(mapping)
+                tasks.append(asyncio.create_task(mapping.run(), name=f"plan {config.name}"))
+            return await self._ask([mapping.plan() for mapping in dry], configs, timeout)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _copy_state(self, name: str, target: Path) -> None:
+        running = self._mappings.get(name)
+        if running is not None:
+            await running.copy_state(target)
+        elif (path := self._state_path(name)).exists():
+            await asyncio.to_thread(copy_state, path, target)
+
+    async def _ask(self, questions: Sequence[Any], configs: Sequence[MappingConfig], timeout: float) -> list[Report]:
+        """Wait for the reports; those that don't come while the server is away for `timeout` are failed."""
+        tasks = [asyncio.create_task(question) for question in questions]
+        try:
+            while (waiting := [task for task in tasks if not task.done()]) and not self._given_up(timeout):
+                await asyncio.wait(waiting, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+            return [
+                task.result() if task.done() else self._unreached(config)
+                for task, config in zip(tasks, configs, strict=True)
+            ]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _given_up(self, timeout: float) -> bool:
+        return self._offline_since is not None and time.monotonic() - self._offline_since > timeout
+
+    def _unreached(self, config: MappingConfig) -> Report:
+        error = self._connect_error or ConnectError("the server went away", remedy="see whether it runs")
+        return Report(config.name, state="failed", errors=[str(error)], exit_code=error.exit_code)
+
+    async def converged_before(self, names: Sequence[str]) -> bool:
+        """Whether every mapping's state says that it had converged once (`sync --offline-ok`)."""
+        found = [await self._mappings[config.name].converged_before() for config in self.select(names)]
+        return all(found)
+
+    @property
+    def embedded(self) -> EmbeddedServer | None:
+        return self._embedded
+
+    async def connection(self) -> Connection:
+        """The connection, when there is one."""
+        while self._connection is None:
+            await asyncio.sleep(0.02)
+        return self._connection
+
+    @property
+    def online(self) -> bool:
+        return self._remotes.online
+
+    # -- what it says of itself ----------------------------------------------------------------------------------
+
+    async def status(self) -> AgentStatus:
+        connection = self._connection
+        return AgentStatus(
+            name=self.config.name,
+            version=program_version(),
+            pid=os.getpid(),
+            started=self._started_at,
+            config=str(self._config_path or ""),
+            nats=NatsStatus(
+                connected=self._remotes.online,
+                server=connection.url if connection else ", ".join(self.config.nats.shown_servers),
+                version=_dotted(connection.server_version) if connection else "",
+                rtt=self._rtt,
+                reconnects=connection.reconnects if connection else 0,
+            ),
+            mappings=tuple([await mapping.status() for mapping in self._mappings.values()]),
+        )
+
+    def readiness(self) -> Readiness:
+        return Readiness(
+            started=len(self._mappings) == len(self.config.mappings),
+            connected=self._remotes.online,
+            mappings=[
+                MappingReadiness(
+                    name=mapping.config.name,
+                    converged=mapping.converged,
+                    serving=mapping.serving,
+                    converged_before=mapping.converged_earlier,
+                    sentence=mapping.sentence,
+                )
+                for mapping in self._mappings.values()
+            ],
+        )
+
+
+def copy_state(source: Path, target: Path) -> None:
+    """Copy a mapping's state that no agent has open."""
+    store = StateStore.open(source)
+    try:
+        store.copy_to(target)
+    finally:
+        store.close()
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))
+

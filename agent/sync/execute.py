@@ -1,0 +1,340 @@
+"""Actions -> outcomes: one action at a time, each under the expectation that its row states.
+
+Nothing here decides. An action names a row; the row's local signature is the precondition on the disk, its revision
+the precondition in the store. When one doesn't hold the outcome is STALE: the path is looked at again, the newest meta
+is read again, and the next plan decides anew. Every other `JetsyncError` makes the outcome FAILED; nothing is raised
+but cancellation and errors of the connection as a whole, which concern every action (the mapping handles them).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from agent.core.entries import Entry, Gone, Kind, Local, Obstacle, Reason, Remote, Row
+from agent.core.plan import Action, Verb
+from agent.core.reconcile import Rules, agreed
+from agent.directory import Directory
+from agent.errors import (
+    ChunksError,
+    DigestError,
+    JetsyncError,
+    LinkError,
+    ObjectNotFoundError,
+    PathError,
+    RevisionError,
+    SpaceError,
+    StaleError,
+    StoreFullError,
+    StoreUnavailableError,
+)
+from agent.objectstore import Bucket, Link, ObjectInfo
+from agent.sync.limits import Limits
+from agent.sync.outcome import SAME, Change, OldChunks, Outcome, Result
+from agent.sync.remote import Scope, metadata_of, remote_of
+from agent.sync.transfer import Transfer
+
+# What a failure of the remote side's content means for the path, until a new revision comes.
+_REMOTE_PROBLEMS: dict[type[JetsyncError], Reason] = {
+    DigestError: Reason.BAD_DIGEST,
+    ChunksError: Reason.MISSING_CHUNKS,
+    LinkError: Reason.BROKEN_LINK,
+}
+
+
+class Executor:
+    """Runs the actions of one mapping."""
+
+    def __init__(
+        self, *, directory: Directory, bucket: Bucket, scope: Callable[[], Scope], limits: Limits, rules: Rules
+    ) -> None:
+        self._directory = directory
+        self._bucket = bucket
+        self._scope = scope
+        self._rules = rules
+        self._transfer = Transfer(directory=directory, bucket=bucket, limits=limits)
+        self._verbs: dict[Verb, Callable[[Action, str | None], Awaitable[Outcome]]] = {
+            Verb.UPLOAD: self._upload,
+            Verb.DOWNLOAD: self._download,
+            Verb.DELETE_LOCAL: self._delete_local,
+            Verb.DELETE_REMOTE: self._delete_remote,
+            Verb.MOVE_LOCAL: self._move_local,
+            Verb.MOVE_REMOTE: self._move_remote,
+            Verb.UPDATE_METADATA: self._update_metadata,
+            Verb.CONFLICT_COPY: self._conflict_copy,
+        }
+
+    async def run(self, action: Action, nuid: str | None) -> Outcome:
+        """Run one action. `nuid`: the journalled id under which an upload stores its chunks.
+
+        :raises StoreUnavailableError: the connection is away; nothing is known of the outcome, the row stays dirty
+        """
+        try:
+            outcome = await self._verbs[action.verb](action, nuid)
+        except StoreUnavailableError:
+            raise
+        except (StaleError, RevisionError, ObjectNotFoundError) as error:
+            return await self._stale(action, error, nuid)
+        except JetsyncError as error:
+            return self._failed(action, error, nuid)
+        if nuid and outcome.result is Result.APPLIED:
+            outcome.settled_nuids.append(nuid)
+        return outcome
+
+    # -- failures ------------------------------------------------------------------------------------------------
+
+    async def _stale(self, action: Action, error: JetsyncError, nuid: str | None) -> Outcome:
+        """Somebody was faster: look at both sides of the paths again."""
+        outcome = Outcome(action, Result.STALE, error=error)
+        outcome.look = list(outcome.paths)
+        if isinstance(error, RevisionError | ObjectNotFoundError):
+            rows = [action.row, *([action.to_row] if action.to_row else [])]
+            outcome.changes = [Change(row.path, remote=await self._newest(row), seen=row.revision, dirty=True) for row in rows]
+        if nuid:
+            outcome.settled_nuids.append(nuid)  # put purges its own chunks after a definite refusal
+        return outcome
+
+    async def _newest(self, row: Row) -> Remote | None:
+        """The name's newest meta, read from the leader."""
+        name = self._scope().name_of(row.path)
+        try:
+            info = await self._bucket.info(name, show_deleted=True)
+        except ObjectNotFoundError:
+            gone = Gone.EXPIRED if self._bucket.has_ttl else Gone.VANISHED
+            return Remote(None, 0, gone=gone) if row.remote else None
+        except JetsyncError:
+            return row.remote
+        return remote_of(info, row.path, self._scope())
+
+    def _failed(self, action: Action, error: JetsyncError, nuid: str | None) -> Outcome:
+        outcome = Outcome(action, Result.FAILED, error=error)
+        if nuid:
+            outcome.settled_nuids.append(nuid)
+        row = action.row
+        reason = _REMOTE_PROBLEMS.get(type(error))
+        if reason and row.remote and action.verb in (Verb.DOWNLOAD, Verb.CONFLICT_COPY):
+            outcome.reason = reason.value
+            damaged = replace(row.remote, side=Obstacle(reason, str(error)))
+            outcome.changes = [Change(row.path, remote=damaged, seen=row.revision, dirty=True)]
+        elif isinstance(error, PathError):
+            outcome.reason = error.reason
+            outcome.look = list(outcome.paths)
+        elif isinstance(error, StoreFullError):
+            outcome.reason = Reason.BUCKET_FULL.value
+        elif isinstance(error, SpaceError):
+            outcome.reason = Reason.NO_SPACE.value
+        return outcome
+
+    # -- the remote side -----------------------------------------------------------------------------------------
+
+    async def _upload(self, action: Action, nuid: str | None) -> Outcome:
+        row, entry = action.row, _wanted(action)
+        local = _present(row)
+        name = self._scope().name_of(row.path)
+        metadata = metadata_of(entry)
+        sent = 0
+        if entry.kind is Kind.LINK:
+            link = Link(self._bucket.name, self._scope().name_of(entry.target))
+            info = await self._bucket.add_link(name, link, metadata=metadata, expected_revision=row.revision)
+        elif entry.kind is Kind.DIRECTORY:
+            info = await self._bucket.put(name, b"", metadata=metadata, expected_revision=row.revision, purge_old=False)
+        else:
+            info = await self._transfer.upload(row.path, local, name, metadata, expected_revision=row.revision, nuid=nuid)
+            sent = entry.size
+        outcome = Outcome(action, Result.APPLIED, bytes_up=sent)
+        outcome.changes = [self._agreed(row, local, _stored(info, entry))]
+        outcome.old_chunks = _replaced(row, name)
+        return outcome
+
+    def _agreed(self, row: Row, local: Local, remote: Remote) -> Change:
+        """Both sides hold the same now: `local` and `remote`, as read back."""
+        assert isinstance(local.side, Entry)
+        assert isinstance(remote.side, Entry)
+        ancestor = agreed(local.side, remote.side, self._rules)
+        return Change(row.path, ancestor=ancestor, local=local, remote=remote, seen=row.revision)
+
+    async def _delete_remote(self, action: Action, _nuid: str | None) -> Outcome:
+        row = action.row
+        name = self._scope().name_of(row.path)
+        deleted = await self._bucket.delete(name, expected_revision=row.revision, purge=False)
+        outcome = Outcome(action, Result.APPLIED)
+        gone = Remote(None, deleted.revision, gone=Gone.DELETED)
+        outcome.changes = [Change(row.path, ancestor=None, remote=gone, seen=row.revision)]
+        outcome.old_chunks = _replaced(row, name)
+        return outcome
+
+    async def _move_remote(self, action: Action, _nuid: str | None) -> Outcome:
+        row, to_row, entry, scope = action.row, action.to_row, _wanted(action), self._scope()
+        assert to_row is not None
+        current = await self._bucket.info(scope.name_of(row.path))
+        info = await self._bucket.rename(
+            scope.name_of(row.path),
+            scope.name_of(to_row.path),
+            expected_revision=row.revision,
+            expected_new=to_row.revision,
+            metadata={**current.metadata, **metadata_of(entry)},
+        )
+        outcome = Outcome(action, Result.APPLIED)
+        outcome.changes = [_moved_away(row), self._agreed(to_row, _present(to_row), _stored(info, entry))]
+        return outcome
+
+    # -- the local side ------------------------------------------------------------------------------------------
+
+    async def _download(self, action: Action, _nuid: str | None) -> Outcome:
+        return await self._fetch(action, keep_as=None)
+
+    async def _fetch(self, action: Action, *, keep_as: str | None) -> Outcome:
+        """Bring the remote side's version to the path; the file that it replaces goes to the trash or to `keep_as`."""
+        row, entry = action.row, _wanted(action)
+        assert row.remote is not None
+        fetched = 0
+        if entry.kind is Kind.LINK:
+            put = functools.partial(self._directory.put_link, row.path, entry.target, row.local, keep_as=keep_as)
+            local = (await asyncio.to_thread(put)).local
+        elif entry.kind is Kind.DIRECTORY:
+            local = await asyncio.to_thread(self._directory.make_directory, row.path)
+        else:
+            info = await self._source(row, entry)
+            local = await self._transfer.download(row, entry, info, keep_as=keep_as)
+            fetched = entry.size
+        outcome = Outcome(action, Result.APPLIED, bytes_down=fetched)
+        outcome.changes = [self._agreed(row, local, row.remote)]
+        if keep_as:
+            outcome.look = [keep_as]
+        return outcome
+
+    async def _source(self, row: Row, entry: Entry) -> ObjectInfo:
+        """The object to read: as the row knows it, or what the link that leads out of the mapping resolves to."""
+        remote = row.remote
+        assert remote is not None
+        name = self._scope().name_of(row.path)
+        if not remote.via_link:
+            return ObjectInfo(
+                bucket=self._bucket.name,
+                name=name,
+                nuid=remote.nuid,
+                size=entry.size,
+                chunks=remote.chunks,
+                digest=entry.digest,
+                revision=remote.revision,
+            )
+        link = await self._bucket.info(name)
+        _, target = await self._bucket.resolve(link)
+        if target.digest != entry.digest:
+            raise DigestError(f"{name}: the link's target isn't what the link promised", remedy="publish it again")
+        return target
+
+    async def _delete_local(self, action: Action, _nuid: str | None) -> Outcome:
+        row = action.row
+        assert row.local is not None
+        await asyncio.to_thread(self._directory.delete, row.path, row.local)
+        outcome = Outcome(action, Result.APPLIED)
+        outcome.changes = [Change(row.path, ancestor=None, local=None, seen=row.revision)]
+        return outcome
+
+    async def _move_local(self, action: Action, _nuid: str | None) -> Outcome:
+        row, to_row, entry = action.row, action.to_row, _wanted(action)
+        assert row.local is not None
+        assert to_row is not None
+        assert to_row.remote is not None
+        local = await asyncio.to_thread(self._directory.move, row.path, to_row.path, row.local)
+        set_metadata = functools.partial(
+            self._directory.set_metadata, to_row.path, local, executable=entry.executable, mtime_ns=entry.mtime_ns
+        )
+        with suppress(StaleError, PathError):  # the content has moved; what else differs is seen at the next look
+            local = await asyncio.to_thread(set_metadata)
+        outcome = Outcome(action, Result.APPLIED)
+        outcome.changes = [
+            Change(row.path, ancestor=None, local=None, seen=row.revision),
+            self._agreed(to_row, local, to_row.remote),
+        ]
+        return outcome
+
+    # -- both ----------------------------------------------------------------------------------------------------
+
+    async def _update_metadata(self, action: Action, _nuid: str | None) -> Outcome:
+        return await (self._set_local(action) if action.local else self._set_remote(action))
+
+    async def _set_local(self, action: Action) -> Outcome:
+        """A failed set is recorded in the ancestor, not retried (DESIGN section 4)."""
+        row, entry = action.row, _wanted(action)
+        assert row.remote is not None
+        set_metadata = functools.partial(
+            self._directory.set_metadata,
+            row.path,
+            _present(row),
+            executable=entry.executable,
+            mtime_ns=entry.mtime_ns,
+        )
+        local = await asyncio.to_thread(set_metadata)
+        return Outcome(action, Result.APPLIED, changes=[self._agreed(row, local, row.remote)])
+
+    async def _set_remote(self, action: Action) -> Outcome:
+        row, entry = action.row, _wanted(action)
+        name = self._scope().name_of(row.path)
+        current = await self._bucket.info(name)
+        metadata = {**current.metadata, **metadata_of(entry)}
+        info = await self._bucket.update_meta(name, metadata=metadata, expected_revision=row.revision)
+        return Outcome(action, Result.APPLIED, changes=[self._agreed(row, _present(row), _stored(info, entry))])
+
+    async def _conflict_copy(self, action: Action, _nuid: str | None) -> Outcome:
+        row = action.row
+        if not action.local:
+            return await self._rename_remote_copy(action)
+        if action.entry is not None:
+            return await self._fetch(action, keep_as=action.to)
+        assert row.local is not None
+        await asyncio.to_thread(self._directory.move, row.path, action.to, row.local)
+        outcome = Outcome(action, Result.APPLIED, look=[action.to])
+        outcome.changes = [Change(row.path, ancestor=None, local=None, seen=row.revision, dirty=True)]
+        return outcome
+
+    async def _rename_remote_copy(self, action: Action) -> Outcome:
+        """The local side has a directory where the bucket has a file: the file gets the copy's name in the bucket."""
+        row, scope = action.row, self._scope()
+        taken = await self._bucket_revision(action.to)
+        info = await self._bucket.rename(
+            scope.name_of(row.path), scope.name_of(action.to), expected_revision=row.revision, expected_new=taken
+        )
+        outcome = Outcome(action, Result.APPLIED)
+        outcome.changes = [
+            replace(_moved_away(row), local=SAME, dirty=True),
+            Change(action.to, remote=remote_of(info, action.to, scope), dirty=True),
+        ]
+        return outcome
+
+    async def _bucket_revision(self, path: str) -> int:
+        """The precondition for a new object at `path`: that of its marker, when it was there before."""
+        try:
+            info = await self._bucket.info(self._scope().name_of(path), show_deleted=True)
+        except ObjectNotFoundError:
+            return 0
+        return info.revision if info.deleted else 0
+
+
+def _present(row: Row) -> Local:
+    assert row.local is not None, f"{row.path} has no local side"
+    return row.local
+
+
+def _wanted(action: Action) -> Entry:
+    assert action.entry is not None, f"{action.verb.value} {action.row.path} doesn't say what shall be there"
+    return action.entry
+
+
+def _stored(info: ObjectInfo, entry: Entry) -> Remote:
+    return Remote(entry, info.revision, nuid=info.nuid, chunks=info.chunks)
+
+
+def _moved_away(row: Row) -> Change:
+    """The old name after a rename: a marker, whose own revision the follower will tell."""
+    gone = Remote(None, row.revision, gone=Gone.DELETED)
+    return Change(row.path, ancestor=None, remote=gone, seen=row.revision)
+
+
+def _replaced(row: Row, name: str) -> list[OldChunks]:
+    remote = row.remote
+    return [OldChunks(remote.nuid, name)] if remote and remote.nuid and remote.chunks else []

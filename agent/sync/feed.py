@@ -1,0 +1,86 @@
+"""One follower for each bucket and agent, shared by the mappings on that bucket (DESIGN section 6).
+
+A `Feed` follows the bucket's metas from the smallest cursor of its subscribers and hands every batch to each of them,
+one after the other, waiting for each: so a slow mapping slows the follower and memory stays bounded. A subscriber
+that joins later makes the feed start again from the smallest cursor; the others skip what they have (by revision).
+
+Time-outs, reconnects and a server that is away are waited out here, with back-off. What can't heal by waiting (the
+bucket is gone, re-created, or not allowed) ends the feed, and every subscriber is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from agent.errors import JetsyncError
+from agent.objectstore import Batch, Bucket
+from agent.sync.retry import Backoff
+
+Deliver = Callable[[Batch], Awaitable[None]]
+Lost = Callable[[JetsyncError], None]
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """`cursor` = everything up to this stream sequence has been delivered."""
+
+    cursor: int
+    created: str | None
+    deliver: Deliver
+    lost: Lost
+
+
+class Feed:
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self._subscriptions: list[Subscription] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def subscribe(self, *, cursor: int, created: str | None, deliver: Deliver, lost: Lost) -> Subscription:
+        """Deliver every batch after `cursor` (0 = everything), until `unsubscribe`."""
+        subscription = Subscription(cursor, created, deliver, lost)
+        self._subscriptions.append(subscription)
+        await self._restart()
+        return subscription
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+        if not self._subscriptions:
+            await self.close()
+
+    async def close(self) -> None:
+        task, self._task = self._task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _restart(self) -> None:
+        await self.close()
+        self._task = asyncio.create_task(self._run(), name=f"feed {self.bucket.name}")
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await self._follow(backoff)
+            except JetsyncError as error:
+                if not error.transient:
+                    self._end(error)
+                    return
+                await asyncio.sleep(backoff.next())
+
+    async def _follow(self, backoff: Backoff) -> None:
+        first = min(self._subscriptions, key=lambda subscription: subscription.cursor)
+        async for batch in self.bucket.follow(after=first.cursor, created=first.created):
+            backoff.reset()
+            for subscription in list(self._subscriptions):
+                await subscription.deliver(batch)
+                subscription.cursor = max(subscription.cursor, batch.last_seq)
+
+    def _end(self, error: JetsyncError) -> None:
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            subscription.lost(error)

@@ -1,0 +1,78 @@
+"""Bounds on what runs at once: a token bucket for bytes per second, and budgets for transfers and bytes in flight.
+
+`transfers` counts files of more than one chunk. Smaller files are bounded by the bytes they hold in memory and by a
+count, so that ten thousand of them keep the connection full without ten thousand tasks. Time is the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+# Small objects in flight at once: PROTOCOL section 7 reached its best figures with 128.
+SMALL_AT_ONCE = 128
+SMALL_BYTES = 32 << 20
+# Files up to this size are read or written whole, in one thread hop, and are one chunk on the wire.
+SMALL = 128 << 10
+
+
+class RateLimiter:
+    """At most `rate` bytes per second on average, with a burst of one second; 0 = no limit."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self._ready = 0.0
+
+    async def take(self, size: int) -> None:
+        """Wait until `size` more bytes may pass."""
+        if not self.rate:
+            return
+        now = asyncio.get_running_loop().time()
+        start = max(self._ready, now - 1.0)
+        self._ready = start + size / self.rate
+        if self._ready > now:
+            await asyncio.sleep(self._ready - now)
+
+
+class Budget:
+    """A semaphore for sizes: `use(n)` waits until n of `total` are free. One request larger than all takes all."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._free = total
+        self._waiters: asyncio.Condition = asyncio.Condition()
+
+    @asynccontextmanager
+    async def use(self, size: int) -> AsyncIterator[None]:
+        size = min(size, self._total)
+        async with self._waiters:
+            await self._waiters.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size
+            async with self._waiters:
+                self._waiters.notify_all()
+
+
+class Limits:
+    """All bounds of one mapping."""
+
+    def __init__(self, *, transfers: int, upload: int, download: int) -> None:
+        self.upload = RateLimiter(upload)
+        self.download = RateLimiter(download)
+        self.workers = SMALL_AT_ONCE
+        self._transfers = asyncio.Semaphore(transfers)
+        self._small = Budget(SMALL_BYTES)
+
+    @asynccontextmanager
+    async def transfer(self, size: int) -> AsyncIterator[None]:
+        """Hold the place that a transfer of `size` bytes needs."""
+        if size > SMALL:
+            async with self._transfers:
+                yield
+        else:
+            async with self._small.use(size):
+                yield

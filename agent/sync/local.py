@@ -1,0 +1,250 @@
+"""The local side of one mapping: hints come in, rows go out.
+
+Hints come from the watcher (which paths, after they have settled) and from scans (which paths differ from their rows).
+Neither is believed: a job in a thread looks at each path (`looks.survey`), and what it found is written into the rows,
+which are then dirty. A path is in `looking` from the start of its job until its row is written; no plan is made for it
+meanwhile. Jobs run beside the mapping's loop, so hashing a large file holds nothing else up.
+
+A scan walks the directory in the order of the rows and merges both (`directory.scan`); it runs in a thread with a
+read-only connection of its own to the state store. It begins with the watcher armed, so what changes behind it is
+hinted. It also meets the .jetsyncignore files; when they changed, the filters are made anew and rows are sorted again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
+from typing import Any
+
+from agent.config.model import Mapping
+from agent.core.entries import Local, Obstacle, Row
+from agent.core.filters import Filters
+from agent.directory import Directory, Scan
+from agent.observe.metrics import MappingMetrics
+from agent.state import StateStore
+from agent.sync.db import Db
+from agent.sync.hints import Hints
+from agent.sync.looks import Survey, survey
+
+# Paths in one look job; small enough that results come early, large enough that thread hops don't matter.
+LOT = 256
+JOBS = 4
+IGNORE_FILE = ".jetsyncignore"
+
+Step = Callable[[], Awaitable[None]]
+Spawn = Callable[[Coroutine[Any, Any, None], str], None]
+
+
+class LocalSide:
+    """Owned by the mapping's loop: every method but the jobs themselves runs there."""
+
+    def __init__(
+        self,
+        *,
+        config: Mapping,
+        directory: Directory,
+        db: Db,
+        post: Callable[[Step], None],
+        spawn: Spawn,
+        metrics: MappingMetrics,
+        filters: Filters,
+    ) -> None:
+        self._config = config
+        self._directory = directory
+        self._db = db
+        self._post = post
+        self._spawn = spawn
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._wanted: dict[str, None] = {}
+        self._scanning = False
+        self._stop = False
+        self._jobs = 0
+        self.filters = filters
+        self.hints = Hints(settle=config.settle, settle_max=config.settle_max)
+        self.looking: set[str] = set()
+        # Paths that have no row (names that aren't UTF-8, unreadable directories): what the last scan said of them.
+        self.strays: dict[str, Obstacle] = {}
+        self.on_filters: Callable[[Filters], Awaitable[None]] | None = None
+        self.scanned = 0  # full scans that came to their end
+        self.wanted_scans = 0  # full scans that were asked for
+
+    # -- hints ---------------------------------------------------------------------------------------------------
+
+    def hint(self, path: str) -> None:
+        """From the watcher, in the loop: something happened at `path` ("" = anywhere)."""
+        if not path:
+            self.scan()
+            return
+        now = self._loop.time()
+        self.hints.add(path, now)
+        if self._config.empty_directories:
+            self._hint_parent(path, now)
+
+    def _hint_parent(self, path: str, now: float) -> None:
+        """A directory may have become empty, or not empty any more."""
+        parent = path.rstrip("/").rpartition("/")[0]
+        if parent:
+            self.hints.add(parent + "/", now)
+
+    def scan(self, below: str = "") -> None:
+        """Ask for a scan; "" is the whole directory."""
+        if not below:
+            self.wanted_scans += 1
+        self._wanted[below] = None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being looked at or waits to be."""
+        return not (self.looking or self.hints or self._wanted or self._scanning)
+
+    @property
+    def scanning(self) -> bool:
+        return self._scanning
+
+    def stop(self) -> None:
+        self._stop = True
+
+    # -- looks ---------------------------------------------------------------------------------------------------
+
+    async def advance(self, busy: set[str]) -> None:
+        """Start what can be started: a scan, and look jobs for the hints that have settled."""
+        if self._wanted and not self._scanning:
+            await self._start_scan()
+        while self._jobs < JOBS:
+            paths = self.hints.take(self._loop.time(), LOT, busy | self.looking)
+            if not paths:
+                return
+            paths = [path for path in paths if self._visible(path)]
+            if IGNORE_FILE in {path.rpartition("/")[2] for path in paths}:
+                self.scan()
+            await self._start_look(paths, large=False)
+
+    def _visible(self, path: str) -> bool:
+        """Whether a hint can concern this mapping: an allowed file, or a directory that may hold some."""
+        return self.filters.allows(path) or not self.filters.prunes(path.rstrip("/"))
+
+    async def _start_look(self, paths: list[str], *, large: bool) -> None:
+        if not paths:
+            return
+        self.looking.update(paths)
+        self._jobs += 1
+        rows = await self._db(lambda store: store.rows(paths))
+        lot = [rows[path] for path in paths]
+        self._spawn(self._look(lot, large=large), f"look {self._config.name}")
+
+    async def _look(self, rows: list[Row], *, large: bool) -> None:
+        found = await asyncio.to_thread(survey, self._directory, rows, large_too=large, stop=lambda: self._stop)
+        self._post(lambda: self._looked(rows, found, large))
+
+    async def _looked(self, rows: list[Row], found: Survey, large: bool) -> None:
+        """Write what a look job found into the rows."""
+        self._jobs -= 1
+        await self._db(lambda store: _write(store, found, self.filters.allows))
+        self.looking.difference_update(row.path for row in rows)
+        if large is False and found.large:
+            for path in found.large:
+                await self._start_look([path], large=True)
+        for path in found.directories:
+            if not path.endswith("/"):
+                self._wanted[path] = None
+        if found.hollow:
+            below = await self._db(lambda store: [inner for path in found.hollow for inner in store.below(path)])
+            self.hints.add_ready(path for path in below if path not in self.looking)
+        if IGNORE_FILE in {path.rpartition("/")[2] for path in found.changed}:
+            self.scan()
+
+    # -- scans ---------------------------------------------------------------------------------------------------
+
+    async def _start_scan(self) -> None:
+        below = "" if "" in self._wanted else next(iter(self._wanted))
+        if below:
+            del self._wanted[below]
+        else:
+            self._wanted.clear()
+        self._scanning = True
+        asked = self.wanted_scans
+        self._spawn(self._scan(below, asked), f"scan {self._config.name}")
+
+    async def _scan(self, below: str, asked: int) -> None:
+        result = await asyncio.to_thread(self._walk, below)
+        self._post(lambda: self._scanned(below, asked, result))
+
+    def _walk(self, below: str) -> Scan:
+        """In a thread: merge the directory with the rows and pass on what differs."""
+        with self._db.reader() as reader:
+            scan = self._directory.scan(
+                reader.local_sides(below), self.filters, below=below, stop=lambda: self._stop
+            )
+            paths: list[str] = []
+            excluded: list[str] = []
+            problems: list[tuple[str, Obstacle]] = []
+            for hint in scan:
+                if hint.obstacle is not None:
+                    problems.append((hint.path, hint.obstacle))
+                elif hint.kind == "excluded":
+                    excluded.append(hint.path)
+                else:
+                    paths.append(hint.path)
+                if len(paths) >= LOT * 8:
+                    self._pass_on(paths)
+                    paths = []
+            self._pass_on(paths)
+            self._loop.call_soon_threadsafe(self._post, lambda: self._aside(below, problems, excluded))
+        return scan
+
+    def _pass_on(self, paths: list[str]) -> None:
+        if paths:
+            self._loop.call_soon_threadsafe(self._post, lambda: self._hinted(paths))
+
+    async def _hinted(self, paths: Iterable[str]) -> None:
+        self.hints.add_ready(paths)
+
+    async def _aside(self, below: str, problems: list[tuple[str, Obstacle]], excluded: list[str]) -> None:
+        """What the scan couldn't know: paths with rows become obstacles there, the others are strays.
+
+        Paths that the filters have come to exclude lose their row: nothing is known of them any more.
+        """
+        if excluded:
+            await self._db(lambda store: _drop(store, excluded))
+        known = await self._db(lambda store: store.rows([path for path, _ in problems]))
+        strays: dict[str, Obstacle] = {}
+        for path, obstacle in problems:
+            row = known[path]
+            if row.local is None and row.remote is None and row.ancestor is None:
+                strays[path] = obstacle
+            elif row.local_side != obstacle:
+                await self._db(functools.partial(_set_local, path=path, local=Local(obstacle)))
+        inside = below + "/" if below else ""
+        self.strays = {path: why for path, why in self.strays.items() if inside and not path.startswith(inside)} | strays
+
+    async def _scanned(self, below: str, asked: int, result: Scan) -> None:
+        self._scanning = False
+        self._metrics.full_scan("local")
+        if not below and result.filters is not self.filters:
+            self.filters = result.filters
+            if self.on_filters:
+                await self.on_filters(result.filters)
+        if not below:
+            self.scanned = max(self.scanned, asked)
+
+
+def _write(store: StateStore, found: Survey, allows: Callable[[str], bool]) -> None:
+    with store.transaction():
+        rows = store.rows([*found.changed, *found.refreshed])
+        changed = [replace(rows[path], local=local) for path, local in found.changed.items()]
+        store.put([row for row in changed if allows(row.path) or row.local is None], dirty=True)
+        store.put([replace(rows[path], local=local) for path, local in found.refreshed.items()], dirty=None)
+
+
+def _set_local(store: StateStore, *, path: str, local: Local) -> None:
+    with store.transaction():
+        store.put([replace(store.row(path), local=local)], dirty=True)
+
+
+def _drop(store: StateStore, paths: list[str]) -> None:
+    with store.transaction():
+        for path in paths:
+            store.drop(path)

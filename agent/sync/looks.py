@@ -1,0 +1,82 @@
+"""Looking at local paths: what is there now, compared with what the rows know. Blocking; runs in worker threads.
+
+`survey` takes the rows of some paths and gives back the new local sides of those that changed. An equal signature that
+isn't racy means an equal file, and costs one lstat. Small files are hashed at once; large ones are named in `large`,
+so that each can be hashed in a job of its own while others go on. A path that is a directory now is named in
+`directories`: the caller scans below it. A path that isn't there, or isn't a directory any more, may have had paths
+below it; `hollow` names those, and the caller looks at the rows below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from agent.core.entries import Entry, Local, Row
+from agent.directory import Directory
+
+# Files up to this size are hashed within the survey of their lot.
+LARGE = 8 << 20
+
+
+@dataclass(slots=True)
+class Survey:
+    """changed: path -> its new local side (None = absent). refreshed: only the racy flag or the signature changed."""
+
+    changed: dict[str, Local | None] = field(default_factory=dict)
+    refreshed: dict[str, Local] = field(default_factory=dict)
+    large: list[str] = field(default_factory=list)
+    directories: list[str] = field(default_factory=list)
+    hollow: list[str] = field(default_factory=list)
+    looked: list[str] = field(default_factory=list)
+
+
+def survey(directory: Directory, rows: Sequence[Row], *, large_too: bool, stop: Callable[[], bool]) -> Survey:
+    """Look at the paths of `rows`. `large_too`: hash files of any size here.
+
+    :raises RootError: the mapping's directory is gone or was replaced; nothing of what was seen may be believed
+    """
+    result = Survey()
+    for row in rows:
+        if stop():
+            break
+        _look(directory, row, result, large_too=large_too)
+        result.looked.append(row.path)
+    directory.check_root()
+    return result
+
+
+def _look(directory: Directory, row: Row, result: Survey, *, large_too: bool) -> None:
+    path = row.path
+    look = directory.look(path)
+    if look.kind == "absent" or (look.kind == "directory" and look.local is None):
+        (result.hollow if look.kind == "absent" else result.directories).append(path)
+        if row.local is not None:
+            result.changed[path] = None
+        return
+    result.hollow.append(path)
+    if look.local is not None:
+        _note(row, look.local, result)
+        return
+    known = row.local
+    assert look.signature is not None
+    if known and known.signature == look.signature and not known.racy and isinstance(known.side, Entry):
+        return
+    if look.signature.size > LARGE and not large_too:
+        result.large.append(path)
+        return
+    local = directory.read(path)
+    if local is not None:
+        _note(row, local, result)
+    elif row.local is not None:
+        result.changed[path] = None
+
+
+def _note(row: Row, local: Local, result: Survey) -> None:
+    """Sort a new local side: a change to plan for, a fresher signature of the same thing, or nothing."""
+    known = row.local
+    if known is not None and known.side == local.side:
+        if known != local:
+            result.refreshed[row.path] = local
+        return
+    result.changed[row.path] = local

@@ -1,0 +1,95 @@
+"""What really happened to an action, and how that is written into the rows.
+
+An `Outcome` carries `Change`s: the sides of a path as they are after the action. While an action ran, newer metas of
+the same name may have been stored in its row; `merged` keeps the newer revision, so that an outcome never takes a row
+back in time, and the row then is dirty and is planned again. The local side of an outcome always wins: a path with an
+action in flight isn't looked at before the outcome is committed, and is looked at again when a hint asked for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final
+
+from agent.core.entries import Ancestor, Gone, Local, Remote, Row, Verdict
+from agent.core.plan import Action
+from agent.errors import JetsyncError
+
+
+class Keep(StrEnum):
+    """The side isn't changed by the action."""
+
+    SAME = "same"
+
+
+SAME: Final = Keep.SAME
+
+
+class Result(StrEnum):
+    APPLIED = "applied"
+    STALE = "stale"  # the expectation didn't hold: look again, plan again
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The sides of `path` after an action. `seen` = the revision that the action was planned on."""
+
+    path: str
+    ancestor: Ancestor | None | Keep = SAME
+    local: Local | None | Keep = SAME
+    remote: Remote | None | Keep = SAME
+    seen: int = 0
+    dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OldChunks:
+    """Chunks that no meta of ours names any more: to be purged once readers had their time."""
+
+    nuid: str
+    name: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Bytes are those of contents that were transferred; `look` are local paths that must be looked at again."""
+
+    action: Action
+    result: Result
+    changes: list[Change] = field(default_factory=list)
+    error: JetsyncError | None = None
+    reason: str = ""
+    bytes_up: int = 0
+    bytes_down: int = 0
+    look: list[str] = field(default_factory=list)
+    settled_nuids: list[str] = field(default_factory=list)
+    old_chunks: list[OldChunks] = field(default_factory=list)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        action = self.action
+        return (action.row.path, action.to) if action.to else (action.row.path,)
+
+
+def merged(row: Row, change: Change) -> tuple[Row, bool]:
+    """The row with the change written into it, and whether it is to be planned again."""
+    dirty = change.dirty
+    remote = row.remote
+    if not isinstance(change.remote, Keep):
+        if _is_newer(row, change):
+            dirty = True
+        else:
+            remote = change.remote
+    ancestor = row.ancestor if isinstance(change.ancestor, Keep) else change.ancestor
+    local = row.local if isinstance(change.local, Keep) else change.local
+    return replace(row, ancestor=ancestor, local=local, remote=remote, verdict=Verdict.NONE), dirty
+
+
+def _is_newer(row: Row, change: Change) -> bool:
+    """Whether the row's remote side is newer than the one that the action saw or made."""
+    remote = change.remote
+    if isinstance(remote, Remote) and remote.gone is not Gone.VANISHED:
+        return row.revision > remote.revision
+    return row.revision > change.seen

@@ -1,0 +1,370 @@
+"""One session of a mapping: the loop on one opened directory and one opened bucket.
+
+Events (what a job found, a batch of metas, outcomes, somebody asking) are *steps*: small coroutines that are posted to
+the loop and run there one after the other, so that rows, hints and plans need no locks. After each round of steps the
+loop *advances*: it starts what can be started (looks, scans, checks, batches of actions), all of which run beside it in
+one task group and post their results as further steps. When nothing is under way and no row is dirty, but for paths
+that are held back after failures, the mapping has settled.
+
+Nothing is planned before the first scan is over and the bucket's metas have been followed to their end and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from agent.config.model import Mapping
+from agent.core.filters import Filters
+from agent.core.reconcile import Rules
+from agent.directory import Directory, Watcher
+from agent.errors import JetsyncError
+from agent.objectstore import Bucket
+from agent.observe.metrics import MappingMetrics
+from agent.observe.status import State
+from agent.state import StateStore
+from agent.sync.batches import Absent, Batches
+from agent.sync.db import Db
+from agent.sync.execute import Executor
+from agent.sync.feed import Feed
+from agent.sync.janitor import Janitor
+from agent.sync.limits import Limits
+from agent.sync.local import LocalSide, Step
+from agent.sync.outcome import Outcome
+from agent.sync.remote import Scope
+from agent.sync.remoteside import RemoteSide
+
+
+@dataclass(eq=False, slots=True)
+class Goal:
+    """Somebody waits until the mapping has settled: `scan` and `check` are the scans and checks that must be over."""
+
+    done: asyncio.Future[None]
+    scan: int
+    check: int
+
+
+class Session:
+    """:raises JetsyncError: from `run`, when the mapping as a whole can't go on"""
+
+    def __init__(
+        self,
+        *,
+        config: Mapping,
+        agent_name: str,
+        directory: Directory,
+        bucket: Bucket | None,
+        feed: Feed | None,
+        db: Db,
+        filters: Filters,
+        metrics: MappingMetrics,
+        online: Callable[[], bool],
+        on_outcomes: Callable[[list[Outcome]], None],
+        on_state: Callable[[State], None],
+        on_converged: Callable[[], None],
+        dry: bool,
+    ) -> None:
+        self._config = config
+        self.directory = directory
+        self._bucket = bucket
+        self._db = db
+        self._metrics = metrics
+        self._on_state = on_state
+        self._on_converged = on_converged
+        self._dry = dry
+        self._loop = asyncio.get_running_loop()
+        self._steps: deque[Step] = deque()
+        self._wake = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+        self._goals: list[Goal] = []
+        self._lost: JetsyncError | None = None
+        self._draining = False
+        self._next_rescan = 0.0
+        self.rules = Rules(
+            mode=config.mode,
+            policy=config.conflicts,
+            permissions=config.permissions,
+            agent=agent_name,
+            empty_directories=config.empty_directories,
+            prefix_bytes=len(config.prefix.encode()),
+        )
+        limits = Limits(transfers=config.transfers, upload=config.limits.upload, download=config.limits.download)
+        self.local = LocalSide(
+            config=config,
+            directory=directory,
+            db=db,
+            post=self.post,
+            spawn=self._spawn,
+            metrics=metrics,
+            filters=filters,
+        )
+        self.local.on_filters = self._filters_changed
+        self.remote = RemoteSide(
+            config=config,
+            bucket=bucket,
+            feed=feed,
+            db=db,
+            call=self.call,
+            lost=self._feed_lost,
+            scope=self.scope,
+            metrics=metrics,
+        )
+        executor = (
+            Executor(directory=directory, bucket=bucket, scope=self.scope, limits=limits, rules=self.rules)
+            if bucket is not None
+            else None
+        )
+        self.batches = Batches(
+            config=config,
+            directory=directory,
+            db=db,
+            executor=executor,
+            rules=self.rules,
+            workers=limits.workers,
+            post=self.post,
+            spawn=self._spawn,
+            on_outcomes=self._outcomes(on_outcomes),
+            online=online,
+            look_again=self.local.hints.add_ready,
+        )
+        self.janitor = (
+            Janitor(config=config, bucket=bucket, directory=directory, db=db, active=self.batches.nuids)
+            if bucket is not None and not dry
+            else None
+        )
+        self.watcher = Watcher(
+            directory.path,
+            lambda path: self._loop.call_soon_threadsafe(self._hint, path),
+            mode=config.watch,
+            poll_interval=config.poll_interval,
+            ignore=lambda path: self.local.filters.prunes(path),
+        )
+        self._settled_once = False
+
+    def scope(self) -> Scope:
+        """How names and paths belong together now (the filters change when .jetsyncignore files do)."""
+        config = self._config
+        return Scope(
+            bucket=config.bucket,
+            prefix=config.prefix,
+            pulls_only=not config.mode.pushes,
+            symlinks=config.symlinks,
+            max_size=config.max_size,
+            empty_directories=config.empty_directories,
+            repository=_is_repository(self._bucket),
+            filters=self.local.filters,
+        )
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until cancelled, or until `drain` has ended what was under way."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                if not self._dry:
+                    await asyncio.to_thread(self.watcher.start)
+                tidying = await self._start_janitor(group)
+                self.local.scan()
+                await self.remote.start()
+                self._plan_rescan()
+                await self._turn_forever()
+                tidying.cancel()
+                self.local.stop()
+        except* JetsyncError as errors:
+            raise _first(errors) from None
+        finally:
+            self.local.stop()
+            await self.remote.stop()
+            await asyncio.to_thread(self.watcher.stop)
+
+    async def _start_janitor(self, group: asyncio.TaskGroup) -> asyncio.Task[None]:
+        if self.janitor is None:
+            return group.create_task(asyncio.sleep(0))
+        await self.janitor.start()
+        return group.create_task(self.janitor.run(), name=f"janitor {self._config.name}")
+
+    async def _turn_forever(self) -> None:
+        while not (self._draining and self.batches.idle):
+            await self._run_steps()
+            if self._lost is not None:
+                raise self._lost
+            more = await self._advance()
+            if not self._steps and not more:
+                await self._sleep()
+
+    async def _run_steps(self) -> None:
+        while self._steps:
+            await self._steps.popleft()()
+
+    async def _sleep(self) -> None:
+        """Until a step is posted or something is due."""
+        now = self._loop.time()
+        dues = [
+            self.local.hints.next_due(now),
+            self.batches.holds.next_due(now),
+            self._next_rescan - now,
+            1.0 if self.batches.held_back else None,
+        ]
+        timeout = max(0.01, min(due for due in dues if due is not None))
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _advance(self) -> bool:
+        """Start what can be started; returns whether to come back at once."""
+        if self._draining:
+            return False
+        if self._loop.time() >= self._next_rescan:
+            self.rescan()
+        await self.local.advance(self.batches.busy)
+        await self.remote.advance()
+        started = False
+        if self.local.scanned and self.remote.caught_up and self.remote.checked and not self._dry:
+            looking = Absent(self.local.looking, self.local.hints)
+            started = await self.batches.advance(looking=looking, quiet=self.local.idle)
+        self._show()
+        if not started and self._quiet():
+            await self._settle()
+        return started
+
+    def _quiet(self) -> bool:
+        return self.local.idle and self.remote.idle and self.batches.idle and not self._steps
+
+    async def _settle(self) -> None:
+        """Nothing is under way: answer who waits, unless rows are left that will be tried again soon."""
+        waiting = [goal for goal in self._goals if goal.scan <= self.local.scanned and goal.check <= self.remote.checked]
+        dirty = [] if self._dry else await self._db(lambda store: [row.path for row in store.dirty(1000)])
+        if not all(self.batches.holds.hopeless(path) for path in dirty):
+            return
+        if not dirty and not self._dry:
+            if not self._settled_once:
+                await self._db(lambda store: store.kv_set("converged", "1"))
+            self._settled_once = True
+            self._on_converged()
+        for goal in waiting:
+            self._goals.remove(goal)
+            if not goal.done.done():
+                goal.done.set_result(None)
+
+    def _show(self) -> None:
+        if self.local.scanning:
+            self._on_state(State.SCANNING)
+        elif not self.remote.caught_up:
+            self._on_state(State.STARTING)
+        elif self.batches.idle and self.local.idle:
+            self._on_state(State.RETRYING if len(self.batches.holds) else State.IDLE)
+        else:
+            self._on_state(State.SYNCING)
+
+    # -- what others call ----------------------------------------------------------------------------------------
+
+    def post(self, step: Step) -> None:
+        """Have the loop run a step. From the loop's thread."""
+        self._steps.append(step)
+        self._wake.set()
+
+    async def call(self, step: Step) -> None:
+        """Have the loop run a step, and wait for it."""
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        async def run() -> None:
+            try:
+                await step()
+            except BaseException as error:
+                if not done.done():
+                    done.set_exception(error) if isinstance(error, JetsyncError) else done.cancel()
+                raise
+            if not done.done():
+                done.set_result(None)
+
+        self.post(run)
+        await done
+
+    async def settle(self) -> None:
+        """Look at everything on both sides, and wait until the mapping has settled."""
+        self.local.scan()
+        self.remote.check_wanted()
+        self.batches.holds.retry_all()
+        goal = Goal(self._loop.create_future(), self.local.wanted_scans, self.remote.wanted_checks)
+        self._goals.append(goal)
+        self._wake.set()
+        await goal.done
+
+    def rescan(self) -> None:
+        """A full look at both sides, at intervals with jitter."""
+        self.local.scan()
+        self.remote.check_wanted()
+        self._plan_rescan()
+
+    def retry(self) -> None:
+        """The connection is back: what failed may be tried at once."""
+        self.batches.holds.retry_all()
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Start nothing new; `run` ends when what is under way has ended."""
+        self._draining = True
+        self.batches.draining = True
+        self._wake.set()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        assert self._group is not None
+        self._group.create_task(work, name=name)
+
+    def _hint(self, path: str) -> None:
+        self._metrics.watch(1)
+        self.local.hint(path)
+        self._wake.set()
+
+    def _feed_lost(self, error: JetsyncError) -> None:
+        self._lost = error
+        self._wake.set()
+
+    def _outcomes(self, pass_on: Callable[[list[Outcome]], None]) -> Callable[[list[Outcome]], None]:
+        def handle(outcomes: list[Outcome]) -> None:
+            for outcome in outcomes:
+                self.local.hints.add_ready(outcome.look)
+            pass_on(outcomes)
+
+        return handle
+
+    async def _filters_changed(self, filters: Filters) -> None:
+        """Rows that are filtered now lose their ancestor; names that aren't any more are read again."""
+        await self._db(lambda store: drop_filtered(store, filters))
+        self.remote.check_wanted()
+        await self.remote.list_all()
+
+    def _plan_rescan(self) -> None:
+        self._next_rescan = self._loop.time() + self._config.rescan * random.uniform(0.75, 1.25)
+
+
+def _is_repository(bucket: Bucket | None) -> bool:
+    metadata = bucket.config.get("metadata") if bucket is not None else None
+    return isinstance(metadata, dict) and metadata.get("jetsync.repository") == "1"
+
+
+def drop_filtered(store: StateStore, filters: Filters) -> None:
+    """Filtered paths have no row: nothing is known, and so nothing is ever done to them."""
+    filtered = [row.path for row in store.all_rows() if not filters.allows(row.path)]
+    with store.transaction():
+        for path in filtered:
+            store.drop(path)
+
+
+def _first(group: BaseExceptionGroup[JetsyncError]) -> JetsyncError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, JetsyncError)
+    return error
+
