@@ -1,0 +1,312 @@
+"""A world in memory for the planner: a directory, a bucket, and the rows between them.
+
+It does what the shell around the core does (look, plan, apply with expectations, commit), without IO and with faults on
+request: actions that fail or never run, hints that come late, in any order. It keeps the rules of the real sides: a
+directory can't hold "a" and "a/b", a bucket can; every write of an object has a new revision; a path is written only
+if it still is what the row says.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+
+from agent.core import names
+from agent.core.entries import (
+    Ancestor,
+    Entry,
+    Gone,
+    Kind,
+    Local,
+    Obstacle,
+    Reason,
+    Remote,
+    Row,
+    Side,
+    Signature,
+    Verdict,
+)
+from agent.core.plan import Action, Plan, Verb, plan
+from agent.core.reconcile import Rules, agreed
+
+
+def content(name: str, *, size: int = 5, executable: bool | None = False, mtime_ns: int | None = 1_000) -> Entry:
+    """A file whose content is told by a word."""
+    return Entry(Kind.FILE, name.encode().ljust(32, b"."), size, executable, mtime_ns)
+
+
+class RefusedError(Exception):
+    """The world doesn't allow it: the expectation failed, or a file and a directory would have one name."""
+
+
+@dataclass
+class World:
+    rules: Rules
+    local: dict[str, Entry | Obstacle] = field(default_factory=dict)
+    remote: dict[str, Remote] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+    dirty: set[str] = field(default_factory=set)
+    trash: list[Entry] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    sequence: int = 100
+    case_insensitive: bool = False
+    stamps: dict[str, int] = field(default_factory=dict)
+
+    # ---- people and other clients ----
+
+    def write(self, path: str, side: Entry | Obstacle | None) -> None:
+        """The local side becomes this; parents that are in the way are the caller's problem."""
+        if side is None:
+            self.local.pop(path, None)
+        else:
+            self.local[path] = side
+        self.stamps[path] = self._tick()
+
+    def put(self, path: str, side: Side, *, gone: Gone | None = None) -> None:
+        """The remote side becomes this; None with `gone` leaves a marker's revision."""
+        self.remote[path] = Remote(side, self._tick(), gone=(gone or Gone.DELETED) if side is None else None)
+
+    def agree(self, path: str, entry: Entry) -> None:
+        """Both sides hold the entry, and a sync has seen that."""
+        self.write(path, entry)
+        self.put(path, entry)
+        ancestor = agreed(entry, entry, self.rules)
+        self.rows[path] = Row(path, ancestor, self._look(path), self.remote[path])
+
+    def _tick(self) -> int:
+        self.sequence += 1
+        return self.sequence
+
+    # ---- what the shell does ----
+
+    def _look(self, path: str) -> Local | None:
+        side = self.local.get(path)
+        if side is None:
+            return None
+        stamp = self.stamps.get(path, 0)
+        return Local(
+            side, Signature(size=side.size if isinstance(side, Entry) else 0, mtime_ns=0, ctime_ns=0, inode=stamp)
+        )
+
+    def look(self, path: str) -> None:
+        """Refresh a row; dirty when a side isn't what the row says."""
+        row = self.rows.get(path, Row(path))
+        fresh = replace(row, local=self._look(path), remote=self.remote.get(path))
+        if fresh != row:
+            self.rows[path] = fresh
+            self.dirty.add(path)
+
+    def changed(self) -> list[str]:
+        """Paths whose row isn't what the sides are now."""
+        paths = sorted({*self.local, *self.remote, *self.rows})
+        return [
+            path
+            for path in paths
+            if (row := self.rows.get(path, Row(path))).remote != self.remote.get(path) or row.local != self._look(path)
+        ]
+
+    def look_everywhere(self) -> None:
+        """A full look. Paths that planning made a problem differ from the disk, and so are decided anew."""
+        for path in self.changed():
+            self.look(path)
+
+    def context(self, dirty: set[str]) -> list[Row]:
+        """What state gives beside the dirty rows: everything above, and below what is unsettled or there."""
+        found: dict[str, Row] = {}
+        for path in dirty:
+            above = [*names.parents_of(path), *([path[:-1]] if path.endswith("/") else [])]
+            found.update((parent, self.rows[parent]) for parent in above if parent in self.rows)
+            found.update((f"{parent}/", self.rows[f"{parent}/"]) for parent in above if f"{parent}/" in self.rows)
+            below = [row for row in self.rows.values() if row.path.startswith(path.removesuffix("/") + "/")]
+            there = [row for row in below if row.path not in dirty and (row.local or row.remote_side)]
+            unsettled = [row for row in there if row.verdict is not Verdict.NONE or _planned(row)]
+            found.update((row.path, row) for row in [*unsettled, *there[:1]])
+        return [row for path, row in found.items() if path not in dirty]
+
+    def plan(self) -> Plan:
+        dirty = [self.rows[path] for path in sorted(self.dirty)]
+        return plan(
+            dirty,
+            self.rules,
+            clashes=self.context(self.dirty),
+            taken=lambda path: path in self.local or self._object(path) is not None,
+            copies=lambda path: sum(names.is_copy_of(copy, path) for copy in {*self.local, *self.remote}),
+            case_insensitive=self.case_insensitive,
+        )
+
+    def round(self, chance: random.Random | None = None, *, failing: float = 0.0) -> Plan:
+        """Plan, settle, apply. Each action fails with the probability `failing`; what fails stays dirty."""
+        made = self.plan()
+        for row in made.settled:
+            self.rows[row.path] = row
+            self.dirty.discard(row.path)
+        for path in made.deferred:
+            self.dirty.add(path)
+            self.look(path)
+        for stage in made.stages:
+            actions = list(stage)
+            if chance:
+                chance.shuffle(actions)
+            for action in actions:
+                if chance and chance.random() < failing:
+                    self.dirty.add(action.path)
+                    continue
+                self.run(action)
+        return made
+
+    def run(self, action: Action) -> None:
+        self.dirty.add(action.path)
+        try:
+            self._expect(action.row)
+            if action.to_row:
+                self._expect(action.to_row)
+            self._apply(action)
+        except RefusedError as exc:
+            self.refused.append(f"{action.verb} {action.path} {action.to}: {exc}")
+
+    def converge(self, chance: random.Random | None = None, *, failing: float = 0.0, rounds: int = 50) -> int:
+        """Look and plan until nothing is left to do; the number of rounds. Fails when that takes too many."""
+        for number in range(rounds):
+            late = self.changed()
+            if chance and failing:
+                late = [path for path in late if chance.random() > failing]
+            for path in late:
+                self.look(path)
+            if not self.dirty and not self.changed():
+                return number
+            made = self.round(chance, failing=failing)
+            if made.empty and not made.deferred and not self._open():
+                return number
+        raise AssertionError(f"not converged after {rounds} rounds")
+
+    def _open(self) -> bool:
+        return bool(self.dirty) or any(not _planned(self.rows.get(path, Row(path))) for path in self.changed())
+
+    def _object(self, path: str) -> Entry | Obstacle | None:
+        return self.remote[path].side if path in self.remote else None
+
+    def _expect(self, row: Row) -> None:
+        if self._look(row.path) != row.local:
+            raise RefusedError("the local side isn't as expected")
+        if self.remote.get(row.path) != row.remote:
+            raise RefusedError("the remote side isn't as expected")
+
+    # ---- applying ----
+
+    def _apply(self, action: Action) -> None:
+        path, row, entry = action.path, action.row, action.entry
+        match action.verb:
+            case Verb.UPLOAD:
+                self._send(path, self._local_entry(path), entry)
+            case Verb.DOWNLOAD:
+                self._receive(path, entry)
+            case Verb.DELETE_LOCAL:
+                self.trash.append(self._local_entry(path))
+                self.write(path, None)
+                self._commit(path, None)
+            case Verb.DELETE_REMOTE:
+                self.put(path, None)
+                self._commit(path, None)
+            case Verb.MOVE_LOCAL:
+                before = self._local_entry(path)
+                assert entry
+                self.write(path, None)
+                self._commit(path, None)
+                self._place(action.to, entry, keeps=before)
+                self._commit_agreed(action.to)
+            case Verb.MOVE_REMOTE:
+                self.put(path, None)
+                self._commit(path, None)
+                self._send(action.to, self._local_entry(action.to), entry)
+            case Verb.UPDATE_METADATA if action.local:
+                assert entry
+                self._place(path, entry, keeps=self._local_entry(path))
+                self._commit_agreed(path)
+            case Verb.UPDATE_METADATA:
+                assert entry
+                self.put(path, entry)
+                self._commit_agreed(path)
+            case Verb.CONFLICT_COPY if action.local:
+                self._free(action.to)
+                kept = self._local_entry(path)
+                self.write(path, None)
+                self._place(action.to, kept)
+                if isinstance(row.remote_side, Entry):
+                    self._receive(path, entry)
+                else:
+                    self._commit(path, None)
+            case Verb.CONFLICT_COPY:
+                self._free(action.to)
+                self.put(action.to, row.remote_side)
+                self.put(path, None)
+                self._commit(path, None)
+
+    def _free(self, path: str) -> None:
+        if path in self.local or self._object(path) is not None:
+            raise RefusedError(f"{path} is in use")
+
+    def _local_entry(self, path: str) -> Entry:
+        side = self.local.get(path)
+        if not isinstance(side, Entry):
+            raise RefusedError("there is no local entry")
+        return side
+
+    def _send(self, path: str, local: Entry, entry: Entry | None) -> None:
+        assert entry
+        assert local.same_content(entry)
+        self.put(path, entry)
+        self._commit_agreed(path)
+
+    def _receive(self, path: str, entry: Entry | None) -> None:
+        assert entry
+        before = self.local.get(path)
+        remote = self._object(path)
+        assert isinstance(remote, Entry)
+        assert remote.same_content(entry)
+        self._place(path, entry)
+        if isinstance(before, Entry) and not before.same_content(entry):
+            self.trash.append(before)
+        self._commit_agreed(path)
+
+    def _place(self, path: str, entry: Entry, *, keeps: Entry | None = None) -> None:
+        """Put an entry into the directory, as its rules are."""
+        for parent in [*names.parents_of(path), *([path[:-1]] if path.endswith("/") else [])]:
+            if parent in self.local:
+                raise RefusedError(f"{parent} is a file")
+            self.local.pop(f"{parent}/", None) if f"{parent}/" != path else None
+        if any(other.startswith(path.removesuffix("/") + "/") and other != path for other in self.local):
+            raise RefusedError(f"{path} is a directory")
+        executable = entry.executable
+        if executable is None and entry.kind is Kind.FILE:
+            executable = keeps.executable if keeps else False
+        mtime_ns = entry.mtime_ns if entry.mtime_ns is not None else (keeps.mtime_ns if keeps else self._tick())
+        self.write(path, replace(entry, executable=executable, mtime_ns=mtime_ns))
+
+    def _commit(self, path: str, ancestor: Ancestor | None) -> None:
+        self.rows[path] = Row(path, ancestor, self._look(path), self.remote.get(path))
+        self.dirty.discard(path)
+
+    def _commit_agreed(self, path: str) -> None:
+        remote = self._object(path)
+        assert isinstance(remote, Entry)
+        self._commit(path, agreed(self._local_entry(path), remote, self.rules))
+
+    # ---- what came out ----
+
+    def objects(self) -> dict[str, Entry | Obstacle]:
+        return {path: remote.side for path, remote in self.remote.items() if remote.side is not None}
+
+    def problems(self) -> dict[str, Reason]:
+        return {
+            path: row.local.side.reason
+            for path, row in self.rows.items()
+            if row.local and isinstance(row.local.side, Obstacle)
+        }
+
+    def verdicts(self) -> dict[str, Verdict]:
+        return {path: row.verdict for path, row in self.rows.items() if row.verdict is not Verdict.NONE}
+
+
+def _planned(row: Row) -> bool:
+    side = row.local_side
+    return isinstance(side, Obstacle) and bool(side.detail)
