@@ -38,10 +38,7 @@ COLUMNS = tuple(
 )
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM paths"
 _MARKS = ", ".join("?" * len(COLUMNS))
-_SET = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS[1:] if name != "dirty")
-# Two ways to write a row: with its dirty mark, or leaving the mark of a row that exists as it is.
-UPSERT_KEEPING_DIRTY = f"INSERT INTO paths VALUES ({_MARKS}) ON CONFLICT (path) DO UPDATE SET {_SET}"
-UPSERT = f"{UPSERT_KEEPING_DIRTY}, dirty = excluded.dirty"
+REPLACE = f"INSERT OR REPLACE INTO paths VALUES ({_MARKS})"
 # What a row is without its ancestor, and without everything but its local side, in SQL.
 _NO_ANCESTOR = "a_kind = 0, a_digest = x'', a_size = 0, a_mtime = 0, a_local_mtime = 0, a_remote_mtime = 0"
 _A_FLAGS = A_SAME | 3 << _A_SHIFT
@@ -55,7 +52,7 @@ NO_SIDES_BUT_LOCAL = (
 )
 
 
-_KINDS = (None, Kind.FILE, Kind.LINK, Kind.DIRECTORY)
+_KINDS = (Kind.FILE, Kind.FILE, Kind.LINK, Kind.DIRECTORY)  # by code; 0 isn't asked for
 _CODES = {Kind.FILE: FILE, Kind.LINK: LINK, Kind.DIRECTORY: DIRECTORY}
 _EXECUTABLE = (None, False, True)
 _EXECUTABLE_CODES = {None: 0, False: 1, True: 2}
@@ -63,7 +60,7 @@ _GONE = (None, Gone.DELETED, Gone.VANISHED, Gone.EXPIRED)
 _VERDICTS = (Verdict.NONE, Verdict.CONFLICT, Verdict.DIVERGED)
 REASONS = {reason.value: reason for reason in Reason}
 _NONE = Verdict.NONE
-_FILE = Kind.FILE
+_NOTHING = Entry(Kind.FILE)
 _TOP = 1 << 63
 _WRAP = 1 << 64
 _NO_DIGEST = bytearray()
@@ -71,7 +68,7 @@ _NO_DIGEST = bytearray()
 Columns = tuple[Any, ...]
 
 
-def encode(row: Row, dirty: int) -> Columns:
+def encode(row: Row, dirty: bool) -> Columns:
     """The columns of a row, in the order of COLUMNS. Integers may be beyond 64 bits: see `narrow`."""
     more: dict[str, Any] | None = None
     flags = 0
@@ -159,7 +156,7 @@ def encode(row: Row, dirty: int) -> Columns:
         s_inode,
         s_mode,
         flags,
-        dirty,
+        1 if dirty else 0,
         0 if verdict is _NONE else _VERDICTS.index(verdict),
         "" if more is None else _reason(more),
         bytearray(digest),
@@ -213,31 +210,23 @@ def decode(columns: Columns) -> Row:
         if flags & _SIGNATURE:
             signature = Signature(s_size, s_mtime, s_ctime, s_inode if s_inode >= 0 else s_inode + _WRAP, s_mode)
         local = _local(l_kind, signature, flags, l_digest, more)
+    # Entries are values: equal ones may be one object, and making one costs more than comparing.
+    at_hand = local.side if local is not None and isinstance(local.side, Entry) else _NOTHING
+    like = (at_hand.kind, at_hand.digest, at_hand.size, at_hand.executable, at_hand.mtime_ns, at_hand.target)
     ancestor = None
     if a_kind:
-        entry = Entry(
-            _KINDS[a_kind] or _FILE,
-            l_digest if flags & A_SAME else a_digest,
-            a_size,
-            _EXECUTABLE[flags >> _A_SHIFT & 3],
-            a_mtime,
-            more.get("at", ""),
-        )
-        ancestor = Ancestor(entry, a_local_mtime, a_remote_mtime)
+        digest = l_digest if flags & A_SAME else a_digest
+        parts = (_KINDS[a_kind], digest, a_size, _EXECUTABLE[flags >> _A_SHIFT & 3], a_mtime, more.get("at", ""))
+        ancestor = Ancestor(at_hand if parts == like else Entry(*parts), a_local_mtime, a_remote_mtime)
     remote = None
     if r_revision >= 0:
         side: Entry | Obstacle | None = None
         if r_kind == OBSTACLE:
             side = _obstacle(more["ro"])
         elif r_kind:
-            side = Entry(
-                _KINDS[r_kind] or _FILE,
-                l_digest if flags & R_SAME else r_digest,
-                r_size,
-                _EXECUTABLE[flags >> _R_SHIFT & 3],
-                r_mtime,
-                more.get("rt", ""),
-            )
+            digest = l_digest if flags & R_SAME else r_digest
+            parts = (_KINDS[r_kind], digest, r_size, _EXECUTABLE[flags >> _R_SHIFT & 3], r_mtime, more.get("rt", ""))
+            side = at_hand if parts == like else Entry(*parts)
         remote = Remote(side, r_revision, r_nuid, r_chunks, _GONE[flags >> _GONE_SHIFT & 3], flags & _VIA_LINK != 0)
     return Row(path, ancestor, local, remote, _VERDICTS[verdict] if verdict else _NONE)
 
@@ -267,7 +256,7 @@ def _local(kind: int, signature: Signature | None, flags: int, digest: bytes, mo
     else:
         size, mtime = signature.size, signature.mtime_ns
     executable = _EXECUTABLE[flags >> _L_SHIFT & 3]
-    entry = Entry(_KINDS[kind] or _FILE, digest, size, executable, mtime, more.get("lt", ""))
+    entry = Entry(_KINDS[kind], digest, size, executable, mtime, more.get("lt", ""))
     return Local(entry, signature, flags & RACY != 0)
 
 

@@ -114,13 +114,20 @@ class StateStore(StateReader):
     def _put(self, lot: list[Row], dirty: bool | None) -> None:
         paths = json.dumps([row.path for row in lot])
         before = counting.sums(self._db, paths) if self._numbers["rows"] else None
-        upsert = rows.UPSERT_KEEPING_DIRTY if dirty is None else rows.UPSERT
-        mark = 1 if dirty else 0
-        kept = [rows.encode(row, mark) for row in lot if rows.is_kept(row)]
+        if dirty is None:
+            marked = {
+                path
+                for (path,) in self._db.all(
+                    "SELECT path FROM paths WHERE dirty = 1 AND path IN (SELECT value FROM json_each(?))", (paths,)
+                )
+            }
+            kept = [rows.encode(row, row.path in marked) for row in lot if rows.is_kept(row)]
+        else:
+            kept = [rows.encode(row, dirty) for row in lot if rows.is_kept(row)]
         try:
-            self._db.many(upsert, kept)
+            self._db.many(rows.REPLACE, kept)
         except OverflowError:
-            self._db.many(upsert, map(rows.narrow, kept))
+            self._db.many(rows.REPLACE, map(rows.narrow, kept))
         if len(kept) < len(lot):
             self._delete([row.path for row in lot if not rows.is_kept(row)])
         if self._numbers["others"]:
