@@ -4,6 +4,7 @@
 """
 
 from agent.directory.apply import Applied
+from agent.directory.hints import EVERYTHING, HintBuffer
 from agent.directory.look import Look, signature_of
 from agent.directory.options import DirectoryOptions
 from agent.directory.read import OpenFile
@@ -12,17 +13,21 @@ from agent.directory.scan import Hint, Scan
 from agent.directory.stage import Staged
 from agent.directory.syscalls import Capabilities
 from agent.directory.trash import TrashEntry
+from agent.directory.watch import Watcher
 
 __all__ = [
+    "EVERYTHING",
     "Applied",
     "Capabilities",
     "Directory",
     "DirectoryOptions",
     "Hint",
+    "HintBuffer",
     "Look",
     "OpenFile",
     "Scan",
     "Staged",
     "TrashEntry",
+    "Watcher",
     "signature_of",
 ]
