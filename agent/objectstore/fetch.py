@@ -201,7 +201,7 @@ class PullFeed:
     async def next(self) -> list[Chunk] | None:
         if self.total is None:
             self.total = await self._consumer.create(start_seq=self._after + 1)
-            self._token = self._publisher.open(self._receive)
+            self._token = self._publisher.open(self._receive, token=self._consumer.name)
         while not self._items:
             if self._arrived >= self.total:
                 return None

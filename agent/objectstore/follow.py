@@ -271,7 +271,7 @@ class Follower(AsyncIterator[Batch]):
         self._consumer_seq = self._wanted = 0
         self._items = []
         self._fruitless = False
-        self._token = self._publisher.open(self._receive)
+        self._token = self._publisher.open(self._receive, token=consumer.name)
         self._broken = ""
         self._heard = monotonic()
 

@@ -171,6 +171,14 @@ def parse_ack(message: RawMessage, subject: str) -> Ack:
     raise error_of(error, what=f"publish on {subject!r}")
 
 
+def consumer_of(reply: str) -> str:
+    """The consumer's name in an ack subject: the 4th token, or the 6th of the long form with domain and account."""
+    tokens = reply.split(".", 7)
+    if len(tokens) < 8:
+        return ""
+    return tokens[3] if reply.count(".") == 8 else tokens[5]
+
+
 def check_taken(message: RawMessage, subject: str) -> None:
     """Raises NotSentError when the answer to a publish says that no stream has got it."""
     if message.data:
@@ -294,13 +302,16 @@ class Publisher:
             raise NotSentError(f"nobody answers on {subject!r}", remedy="is JetStream enabled for this account?")
         return answer
 
-    def open(self, handler: Callable[[RawMessage | None], None]) -> str:
+    def open(self, handler: Callable[[RawMessage | None], None], *, token: str = "") -> str:
         """A token for many answers: `handler` is called with each, and with None when the connection is lost.
 
+        For a pull consumer `token` must be the consumer's name: the messages that it delivers keep the subject that they
+        have in the stream, and only their reply (`$JS.ACK.<stream>.<consumer>...`) tells whom they are for.
         It is called inside nats-py's read loop: it must not raise and should only store. close_token() ends it.
         """
-        self._count += 1
-        token = str(self._count)
+        if not token:
+            self._count += 1
+            token = str(self._count)
         self._waiting[token] = handler
         return token
 
@@ -342,7 +353,8 @@ class Publisher:
         return False
 
     def set_result(self, message: RawMessage) -> None:
-        token = message.subject[self._skip :]
+        subject = message.subject
+        token = subject[self._skip :] if subject.startswith(self._inbox) else consumer_of(message.reply)
         waiting = self._waiting.get(token)
         if waiting is None:
             return
