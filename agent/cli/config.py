@@ -42,7 +42,8 @@ def validate(
     except ConfigError as error:
         if not as_json:
             raise
-        _print_json({"version": 1, "valid": False, "problems": _rows(error.problems), "warnings": []})
+        file = error.problems[0].file
+        _print_json({"version": 1, "file": file, "valid": False, "problems": _rows(error.problems), "warnings": []})
         raise typer.Exit(error.exit_code) from None
     if as_json:
         _print_json(

@@ -146,7 +146,7 @@ def _names(config: Config) -> Iterator[Finding]:
             other = first[item.name]
             yield Finding(
                 where,
-                f'the name "{item.name}" is taken; mappings, publications and subscriptions need different names',
+                f'the name "{item.name}" is taken; mappings, publications and subscriptions each need their own',
                 (other,),
                 other,
             )

@@ -16,12 +16,19 @@ from agent.core.entries import Mode
 
 def values(config: Config) -> dict[str, Any]:
     """Plain values as they would be written in the file; keys without a value are left out."""
-    shown: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+    shown: dict[str, Any] = _without_none(config.model_dump(mode="json"))
     for mapping in shown["mappings"]:
         if mapping["mode"] != Mode.TWO_WAY:
             del mapping["conflicts"]  # has no meaning there, and may not be written there
     keys = (key for key in Config.model_fields if key in shown or key == "http")
     return {key: shown.get(key, False) for key in keys}  # `http: false` is None in the model
+
+
+def _without_none(value: Any) -> Any:
+    """Of the dumped values: a limit of None is dumped as 0, and stays."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
 
 
 def effective(config: Config) -> str:
