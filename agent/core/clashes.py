@@ -92,6 +92,7 @@ class _Structure:
     def _directory_entry(self, entry: Draft, start: int, end: int) -> None:
         """The entry of an empty directory, with something below it: it isn't empty, so the entry means nothing."""
         if not self.final_local[end] - self.final_local[start]:
+            self._order(entry, start, end, replaced=False)
             return
         if entry.do in (Do.UPLOAD, Do.DOWNLOAD):
             entry.leave(Do.NOTHING, "not empty")

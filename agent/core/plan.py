@@ -106,10 +106,12 @@ def plan(
 ) -> Plan:
     """Plan one round for the dirty rows.
 
-    clashes: rows that aren't dirty and stand above or below a dirty one ("a" for "a/b" and for "a/"; "a/..." for "a"):
-    all of them that have a verdict or a planned obstacle, and at least one other that is there. They are decided anew
-    too, and given back only when that changes something. taken: whether a path is in use on any side. copies: how many
-    live conflict copies a path has. case_insensitive: of the local root.
+    clashes: the rows that aren't dirty and stand structurally near a dirty one. For a dirty "a/b": the rows "a" and
+    "a/". For a dirty "a" or "a/", and for each row that was found so: of the rows below "a/" all that have a verdict
+    or a planned obstacle (`core.draft.PLANNED`), and of the others at least one with a local entry (or else with any
+    local side) and one with a remote entry, where there are such. They are decided anew too, and given back only when
+    that changes something. taken: whether a path is in use on any side. copies: how many live conflict copies a path
+    has. case_insensitive: of the local root.
 
     Raises nothing; the same input gives the same plan.
     """

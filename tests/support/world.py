@@ -111,16 +111,17 @@ class World:
             self.look(path)
 
     def context(self, dirty: set[str]) -> list[Row]:
-        """What state gives beside the dirty rows: everything above, and below what is unsettled or there."""
+        """What state gives beside the dirty rows, as `core.plan.plan` asks for it."""
         found: dict[str, Row] = {}
         for path in dirty:
-            above = [*names.parents_of(path), *([path[:-1]] if path.endswith("/") else [])]
-            found.update((parent, self.rows[parent]) for parent in above if parent in self.rows)
-            found.update((f"{parent}/", self.rows[f"{parent}/"]) for parent in above if f"{parent}/" in self.rows)
-            below = [row for row in self.rows.values() if row.path.startswith(path.removesuffix("/") + "/")]
-            there = [row for row in below if row.path not in dirty and (row.local or row.remote_side)]
-            unsettled = [row for row in there if row.verdict is not Verdict.NONE or _planned(row)]
-            found.update((row.path, row) for row in [*unsettled, *there[:1]])
+            above = [name for name in _above(path) if name in self.rows]
+            found.update((name, self.rows[name]) for name in above)
+            for name in [path, *above]:
+                below = [row for row in self.rows.values() if row.path != name and row.path.startswith(_inside(name))]
+                settled = [row for row in below if row.path not in dirty and not _unsettled(row)]
+                found.update((row.path, row) for row in below if _unsettled(row))
+                for kind in (_local_entry, _local_any, _remote_entry):
+                    found.update((row.path, row) for row in [row for row in settled if kind(row)][:1])
         return [row for path, row in found.items() if path not in dirty]
 
     def plan(self) -> Plan:
@@ -307,6 +308,32 @@ class World:
         return {path: row.verdict for path, row in self.rows.items() if row.verdict is not Verdict.NONE}
 
 
+def _above(path: str) -> list[str]:
+    """All rows that can stand above a path: files, and entries of empty directories."""
+    parents = [*names.parents_of(path), *([path[:-1]] if path.endswith("/") else [])]
+    return [name for parent in parents for name in (parent, f"{parent}/") if name != path]
+
+
+def _inside(path: str) -> str:
+    return path.removesuffix("/") + "/"
+
+
 def _planned(row: Row) -> bool:
     side = row.local_side
     return isinstance(side, Obstacle) and bool(side.detail)
+
+
+def _unsettled(row: Row) -> bool:
+    return row.verdict is not Verdict.NONE or _planned(row)
+
+
+def _local_entry(row: Row) -> bool:
+    return isinstance(row.local_side, Entry)
+
+
+def _local_any(row: Row) -> bool:
+    return row.local is not None
+
+
+def _remote_entry(row: Row) -> bool:
+    return isinstance(row.remote_side, Entry)
