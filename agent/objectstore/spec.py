@@ -243,8 +243,8 @@ def unheeded(spec: BucketSpec, config: Mapping[str, Any]) -> list[str]:
     mirror = config.get("mirror")
     if isinstance(mirror, dict) and config.get("mirror_direct") and mirror.get("subject_transforms"):
         missing.append(
-            "a mirror under another name in the origin's own account answers direct gets for the origin, and doesn't find "
-            "what is asked for: other clients' reads of the origin fail now and then. Mirror into another JetStream domain"
+            "a mirror under another name in the origin's own account answers direct gets for its origin, and doesn't "
+            "find what is asked: other clients' reads of the origin fail now and then. Mirror into another domain"
         )
     if config.get("sealed") and spec.ttl:
         missing.append("the bucket is sealed: it has no ttl any more")
