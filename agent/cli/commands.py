@@ -91,9 +91,7 @@ def plan(
     names: list[str] = NAMES,
     json_: bool = JSON,
     timeout: str = TIMEOUT,
-    detailed_exitcode: bool = typer.Option(
-        False, "--detailed-exitcode", help="Exit 4 when there is something to do."
-    ),
+    detailed_exitcode: bool = typer.Option(False, "--detailed-exitcode", help="Exit 4 when there is something to do."),
 ) -> None:
     """Show what `sync` would do; changes nothing."""
     context: Context = ctx.obj

@@ -31,9 +31,15 @@ def reports(mappings: Sequence[Mapping[str, Any]]) -> None:
     console = out()
     for report in mappings:
         done = [f"{report[key]} {words}" for key, words in _DONE if report[key]]
-        size = [f"{human(report[key])} {words}" for key, words in (("bytes_up", "up"), ("bytes_down", "down")) if report[key]]
+        size = [
+            f"{human(report[key])} {words}"
+            for key, words in (("bytes_up", "up"), ("bytes_down", "down"))
+            if report[key]
+        ]
         text = Text(f"{report['name']}: ").append(report["state"], style=_style(report["state"]))
-        text.append(": " + ", ".join(done + size) if done else ": nothing to do" if report["state"] == "converged" else "")
+        text.append(
+            ": " + ", ".join(done + size) if done else ": nothing to do" if report["state"] == "converged" else ""
+        )
         console.print(text)
         _attention(console, report)
 
@@ -46,11 +52,15 @@ def plan(mappings: Sequence[Mapping[str, Any]]) -> None:
         if report["state"] == "failed":
             console.print(Text(f"{report['name']}: ").append("failed", style="red"))
         else:
-            console.print(Text(f"{report['name']}: {len(actions)} actions" if actions else f"{report['name']}: nothing to do"))
+            console.print(
+                Text(f"{report['name']}: {len(actions)} actions" if actions else f"{report['name']}: nothing to do")
+            )
         for action in actions:
             target = f" -> {printable(action['to'])}" if action["to"] else ""
             size = f" ({human(action['bytes'])})" if action["bytes"] else ""
-            console.print(Text(f"  {action['action']:<16} {printable(action['path'])}{target}{size}  {action['reason']}"))
+            console.print(
+                Text(f"  {action['action']:<16} {printable(action['path'])}{target}{size}  {action['reason']}")
+            )
         _attention(console, report)
 
 
@@ -59,7 +69,9 @@ def status(answer: Mapping[str, Any]) -> None:
     console = out()
     nats = answer["nats"]
     state = "connected to" if nats["connected"] else "not connected to"
-    console.print(Text(f"{answer['name']} (jetsync {answer['version']}, pid {answer['pid']}), {state} {nats['server']}"))
+    console.print(
+        Text(f"{answer['name']} (jetsync {answer['version']}, pid {answer['pid']}), {state} {nats['server']}")
+    )
     table = Table(box=None, pad_edge=False)
     for column in ("MAPPING", "STATE", "MODE", "LOCAL", "REMOTE", "PENDING", "CONFLICTS", "PROBLEMS"):
         table.add_column(column, no_wrap=True)
@@ -76,7 +88,9 @@ def status(answer: Mapping[str, Any]) -> None:
     console.print(table)
     for mapping in answer["mappings"]:
         if error := mapping["last_error"]:
-            console.print(Text(f"{mapping['name']}: {error['message']}; {error['remedy']}".rstrip("; "), style="yellow"))
+            console.print(
+                Text(f"{mapping['name']}: {error['message']}; {error['remedy']}".rstrip("; "), style="yellow")
+            )
         if mapping["watch_detail"]:
             console.print(Text(f"{mapping['name']}: {mapping['watch_detail']}", style="yellow"))
         for problem in mapping["problem_paths"][:SHOWN]:

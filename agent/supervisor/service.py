@@ -101,9 +101,7 @@ async def plan_once(config: Config, *, names: Sequence[str], timeout: float) -> 
         return _result(await supervisor.plan(names, timeout=timeout))
 
 
-async def _sync(
-    supervisor: Supervisor, *, names: Sequence[str], timeout: float, offline_ok: bool
-) -> dict[str, Any]:
+async def _sync(supervisor: Supervisor, *, names: Sequence[str], timeout: float, offline_ok: bool) -> dict[str, Any]:
     reports = await supervisor.sync(names, timeout=timeout)
     result = _result(reports)
     if offline_ok and any(report.exit_code == 5 for report in reports) and not supervisor.online:

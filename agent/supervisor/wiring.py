@@ -38,6 +38,7 @@ from agent.sync.retry import Backoff
 
 CONNECT_SECONDS = 10.0
 RTT_INTERVAL = 15.0
+METRICS_INTERVAL = 2.0
 
 
 class Supervisor:
@@ -62,6 +63,7 @@ class Supervisor:
         self._rtt: float | None = None
         self._offline_since: float | None = time.monotonic()
         self._connect_error: ConnectError | None = None
+        self._closing = False
 
     # -- start and stop ------------------------------------------------------------------------------------------
 
@@ -73,12 +75,14 @@ class Supervisor:
             if self.config.nats.embedded is not None:
                 await self._start_embedded()
             self._spawn("connect", self._stay_connected())
+            self._spawn("metrics", self._keep_metrics())
         except BaseException:
             await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closing = True
         await self._stop_mappings()
         for task in self._tasks.values():
             task.cancel()
@@ -142,6 +146,13 @@ class Supervisor:
                 self.metrics.rtt(self._rtt)
             await asyncio.sleep(RTT_INTERVAL)
 
+    async def _keep_metrics(self) -> None:
+        """Show what the mappings say of themselves; counters count by themselves."""
+        while True:
+            for mapping in list(self._mappings.values()):
+                await mapping.show_metrics()
+            await asyncio.sleep(METRICS_INTERVAL)
+
     async def _open(self) -> Connection:
         name = f"jetsync {self.config.name}"
         if self._embedded is None:
@@ -165,7 +176,7 @@ class Supervisor:
             self._connect_error = None
             for mapping in self._mappings.values():
                 mapping.poke()
-        elif self._offline_since is None:
+        elif self._offline_since is None and not self._closing:
             self._offline_since = time.monotonic()
             self._log.warning("disconnected", server=self._connection.url if self._connection else "")
 
@@ -344,4 +355,3 @@ def copy_state(source: Path, target: Path) -> None:
 
 def _dotted(version: Sequence[int]) -> str:
     return ".".join(map(str, version))
-

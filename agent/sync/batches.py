@@ -274,18 +274,14 @@ class Batches:
                 )
 
 
-def make_plan(
-    store: StateStore, rows: list[Row], clashes: list[Row], rules: Rules, *, case_insensitive: bool
-) -> Plan:
+def make_plan(store: StateStore, rows: list[Row], clashes: list[Row], rules: Rules, *, case_insensitive: bool) -> Plan:
     """Plan over the state's rows."""
 
     def taken(path: str) -> bool:
         row = store.row(path)
         return row.local is not None or row.remote_side is not None
 
-    return plan(
-        rows, rules, clashes=clashes, taken=taken, copies=store.live_copies, case_insensitive=case_insensitive
-    )
+    return plan(rows, rules, clashes=clashes, taken=taken, copies=store.live_copies, case_insensitive=case_insensitive)
 
 
 def _is_deletion(row: Row) -> bool:
@@ -294,4 +290,3 @@ def _is_deletion(row: Row) -> bool:
 
 def _touches(path: str, others: set[str]) -> bool:
     return any(path.startswith(other + "/") or other.startswith(path + "/") for other in others)
-

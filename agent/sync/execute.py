@@ -92,7 +92,9 @@ class Executor:
         outcome.look = list(outcome.paths)
         if isinstance(error, RevisionError | ObjectNotFoundError):
             rows = [action.row, *([action.to_row] if action.to_row else [])]
-            outcome.changes = [Change(row.path, remote=await self._newest(row), seen=row.revision, dirty=True) for row in rows]
+            outcome.changes = [
+                Change(row.path, remote=await self._newest(row), seen=row.revision, dirty=True) for row in rows
+            ]
         if nuid:
             outcome.settled_nuids.append(nuid)  # put purges its own chunks after a definite refusal
         return outcome
@@ -142,7 +144,9 @@ class Executor:
         elif entry.kind is Kind.DIRECTORY:
             info = await self._bucket.put(name, b"", metadata=metadata, expected_revision=row.revision, purge_old=False)
         else:
-            info = await self._transfer.upload(row.path, local, name, metadata, expected_revision=row.revision, nuid=nuid)
+            info = await self._transfer.upload(
+                row.path, local, name, metadata, expected_revision=row.revision, nuid=nuid
+            )
             sent = entry.size
         outcome = Outcome(action, Result.APPLIED, bytes_up=sent)
         outcome.changes = [self._agreed(row, local, _stored(info, entry))]

@@ -33,7 +33,9 @@ TRASH_SECONDS = 600.0
 
 
 class Janitor:
-    def __init__(self, *, config: Mapping, bucket: Bucket, directory: Directory, db: Db, active: Container[str]) -> None:
+    def __init__(
+        self, *, config: Mapping, bucket: Bucket, directory: Directory, db: Db, active: Container[str]
+    ) -> None:
         self._config = config
         self._bucket = bucket
         self._directory = directory

@@ -31,6 +31,8 @@ from agent.sync.looks import Survey, survey
 # Paths in one look job; small enough that results come early, large enough that thread hops don't matter.
 LOT = 256
 JOBS = 4
+# Directories that wait to be scanned, beyond which everything is scanned instead.
+MANY_SCANS = 200
 IGNORE_FILE = ".jetsyncignore"
 
 Step = Callable[[], Awaitable[None]]
@@ -74,26 +76,19 @@ class LocalSide:
     # -- hints ---------------------------------------------------------------------------------------------------
 
     def hint(self, path: str) -> None:
-        """From the watcher, in the loop: something happened at `path` ("" = anywhere)."""
-        if not path:
+        """From the watcher, in the loop: something happened at `path` ("a/" = in that directory, "" = anywhere)."""
+        if path:
+            self.hints.add(path, self._loop.time())
+        else:
             self.scan()
-            return
-        now = self._loop.time()
-        self.hints.add(path, now)
-        if self._config.empty_directories:
-            self._hint_parent(path, now)
-
-    def _hint_parent(self, path: str, now: float) -> None:
-        """A directory may have become empty, or not empty any more."""
-        parent = path.rstrip("/").rpartition("/")[0]
-        if parent:
-            self.hints.add(parent + "/", now)
 
     def scan(self, below: str = "") -> None:
         """Ask for a scan; "" is the whole directory."""
         if not below:
             self.wanted_scans += 1
         self._wanted[below] = None
+        if len(self._wanted) > MANY_SCANS and "" not in self._wanted:
+            self.scan()
 
     @property
     def idle(self) -> bool:
@@ -111,20 +106,35 @@ class LocalSide:
 
     async def advance(self, busy: set[str]) -> None:
         """Start what can be started: a scan, and look jobs for the hints that have settled."""
-        if self._wanted and not self._scanning:
-            await self._start_scan()
         while self._jobs < JOBS:
             paths = self.hints.take(self._loop.time(), LOT, busy | self.looking)
             if not paths:
-                return
-            paths = [path for path in paths if self._visible(path)]
+                break
+            paths = self._to_look_at(path for path in paths if self._visible(path))
             if IGNORE_FILE in {path.rpartition("/")[2] for path in paths}:
                 self.scan()
             await self._start_look(paths, large=False)
+        if self._wanted and not self._scanning:
+            await self._start_scan()
 
     def _visible(self, path: str) -> bool:
         """Whether a hint can concern this mapping: an allowed file, or a directory that may hold some."""
         return self.filters.allows(path) or not self.filters.prunes(path.rstrip("/"))
+
+    def _to_look_at(self, hinted: Iterable[str]) -> list[str]:
+        """Directories are scanned instead; with `empty_directories` they and the parents of files are looked at too,
+        since they may have become empty, or not empty any more."""
+        paths: dict[str, None] = {}
+        for path in hinted:
+            if path.endswith("/"):
+                self.scan(path[:-1])
+            else:
+                paths[path] = None
+            if self._config.empty_directories:
+                parent = path.rstrip("/").rpartition("/")[0]
+                candidates = [parent + "/"] if parent else []
+                paths |= dict.fromkeys(candidates + ([path] if path.endswith("/") else []))
+        return [path for path in paths if path not in self.looking]
 
     async def _start_look(self, paths: list[str], *, large: bool) -> None:
         if not paths:
@@ -149,7 +159,7 @@ class LocalSide:
                 await self._start_look([path], large=True)
         for path in found.directories:
             if not path.endswith("/"):
-                self._wanted[path] = None
+                self.scan(path)
         if found.hollow:
             below = await self._db(lambda store: [inner for path in found.hollow for inner in store.below(path)])
             self.hints.add_ready(path for path in below if path not in self.looking)
@@ -175,9 +185,7 @@ class LocalSide:
     def _walk(self, below: str) -> Scan:
         """In a thread: merge the directory with the rows and pass on what differs."""
         with self._db.reader() as reader:
-            scan = self._directory.scan(
-                reader.local_sides(below), self.filters, below=below, stop=lambda: self._stop
-            )
+            scan = self._directory.scan(reader.local_sides(below), self.filters, below=below, stop=lambda: self._stop)
             paths: list[str] = []
             excluded: list[str] = []
             problems: list[tuple[str, Obstacle]] = []
@@ -218,7 +226,9 @@ class LocalSide:
             elif row.local_side != obstacle:
                 await self._db(functools.partial(_set_local, path=path, local=Local(obstacle)))
         inside = below + "/" if below else ""
-        self.strays = {path: why for path, why in self.strays.items() if inside and not path.startswith(inside)} | strays
+        self.strays = {
+            path: why for path, why in self.strays.items() if inside and not path.startswith(inside)
+        } | strays
 
     async def _scanned(self, below: str, asked: int, result: Scan) -> None:
         self._scanning = False

@@ -182,7 +182,9 @@ class MappingSync:
             assert outcome.error is not None
             self._metrics.failure(outcome.error)
             if self._once.news(action.row.path, str(outcome.error)):
-                self._log.warning("action_failed", action=action.verb.value, path=action.row.path, error=str(outcome.error))
+                self._log.warning(
+                    "action_failed", action=action.verb.value, path=action.row.path, error=str(outcome.error)
+                )
 
     def _set_state(self, state: State) -> None:
         if state is State.SYNCING and self._pending_since is None:
@@ -211,9 +213,7 @@ class MappingSync:
             if session.janitor is not None:
                 await session.janitor.tidy()
             await self._db(
-                lambda store: view.fill_report(
-                    report, store, strays=session.local.strays, holds=session.batches.holds
-                )
+                lambda store: view.fill_report(report, store, strays=session.local.strays, holds=session.batches.holds)
             )
         except JetsyncError as error:
             report.state, report.exit_code = STATE_FAILED, error.exit_code
@@ -232,7 +232,11 @@ class MappingSync:
             began = asyncio.create_task(self._began.wait())
             while not began.done():
                 await asyncio.wait([began], timeout=0.05)
-                if self._failure is not None and not self._failure.transient and not isinstance(self._failure, ConnectError):
+                if (
+                    self._failure is not None
+                    and not self._failure.transient
+                    and not isinstance(self._failure, ConnectError)
+                ):
                     began.cancel()
                     raise self._failure
             session = self._session
@@ -344,6 +348,13 @@ class MappingSync:
             watch_detail=session.watcher.why,
         )
 
+    async def show_metrics(self) -> None:
+        """Bring the gauges up to date."""
+        self._metrics.show(await self.status())
+        if self._session is not None:
+            with suppress(OSError):
+                self._metrics.disk_free(await asyncio.to_thread(self._session.directory.free_bytes))
+
     async def copy_state(self, target: Path) -> None:
         """Copy the state store for a dry run."""
         if self._db is not None:
@@ -367,4 +378,3 @@ def adopt_identity(store: StateStore, config: Mapping) -> None:
             if store.kv_get("patterns") is not None:
                 store.forget_sides()
             store.kv_set("patterns", patterns)
-

@@ -194,7 +194,9 @@ def _link_side(info: ObjectInfo, scope: Scope) -> tuple[Entry | Obstacle, bool]:
             return Obstacle(Reason.SYMLINK), False
         return Entry(Kind.LINK, target=inside, mtime_ns=parse_mtime(info.metadata.get(MTIME))), False
     if not scope.pulls_only:
-        return Obstacle(Reason.LINK_OUTSIDE, f"an object link to {link.bucket}/{link.name}, outside this mapping"), False
+        return Obstacle(
+            Reason.LINK_OUTSIDE, f"an object link to {link.bucket}/{link.name}, outside this mapping"
+        ), False
     digest = _hex_or_text_digest(info.metadata.get(DIGEST, ""))
     size = info.metadata.get("jetsync.size", "")
     if digest and size.isascii() and size.isdigit() and len(size) < 19:
@@ -219,4 +221,3 @@ def _hex_or_text_digest(text: str) -> bytes:
     except (ValueError, binascii.Error):
         return b""
     return digest if len(digest) == _DIGEST_BYTES else b""
-

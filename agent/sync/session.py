@@ -21,7 +21,7 @@ from typing import Any
 from agent.config.model import Mapping
 from agent.core.filters import Filters
 from agent.core.reconcile import Rules
-from agent.directory import Directory, Watcher
+from agent.directory import Directory, HintBuffer, Watcher
 from agent.errors import JetsyncError
 from agent.objectstore import Bucket
 from agent.observe.metrics import MappingMetrics
@@ -136,12 +136,14 @@ class Session:
             if bucket is not None and not dry
             else None
         )
+        self._buffer = HintBuffer(self._wake_for_hints)
+        self._seen_events = (0, 0)
         self.watcher = Watcher(
             directory.path,
-            lambda path: self._loop.call_soon_threadsafe(self._hint, path),
+            self._buffer.add,
             mode=config.watch,
             poll_interval=config.poll_interval,
-            ignore=lambda path: self.local.filters.prunes(path),
+            ignore=lambda path: self.local.filters.prunes(path),  # noqa: PLW0108 - the filters change
         )
         self._settled_once = False
 
@@ -240,7 +242,9 @@ class Session:
 
     async def _settle(self) -> None:
         """Nothing is under way: answer who waits, unless rows are left that will be tried again soon."""
-        waiting = [goal for goal in self._goals if goal.scan <= self.local.scanned and goal.check <= self.remote.checked]
+        waiting = [
+            goal for goal in self._goals if goal.scan <= self.local.scanned and goal.check <= self.remote.checked
+        ]
         dirty = [] if self._dry else await self._db(lambda store: [row.path for row in store.dirty(1000)])
         if not all(self.batches.holds.hopeless(path) for path in dirty):
             return
@@ -321,9 +325,16 @@ class Session:
         assert self._group is not None
         self._group.create_task(work, name=name)
 
-    def _hint(self, path: str) -> None:
-        self._metrics.watch(1)
-        self.local.hint(path)
+    def _wake_for_hints(self) -> None:
+        """In the watcher's thread."""
+        self._loop.call_soon_threadsafe(self._take_hints)
+
+    def _take_hints(self) -> None:
+        for path in self._buffer.drain():
+            self.local.hint(path)
+        events, overflows = self.watcher.events, self.watcher.overflows
+        self._metrics.watch(events - self._seen_events[0], overflows - self._seen_events[1])
+        self._seen_events = (events, overflows)
         self._wake.set()
 
     def _feed_lost(self, error: JetsyncError) -> None:
@@ -341,6 +352,7 @@ class Session:
     async def _filters_changed(self, filters: Filters) -> None:
         """Rows that are filtered now lose their ancestor; names that aren't any more are read again."""
         await self._db(lambda store: drop_filtered(store, filters))
+        await asyncio.to_thread(self.watcher.refresh)
         self.remote.check_wanted()
         await self.remote.list_all()
 
@@ -367,4 +379,3 @@ def _first(group: BaseExceptionGroup[JetsyncError]) -> JetsyncError:
         error = error.exceptions[0]
     assert isinstance(error, JetsyncError)
     return error
-

@@ -117,7 +117,9 @@ class Transfer:
         if digest.digest() != entry.digest:
             raise StaleError(f"{path}: the content changed while the file's times did not")
 
-    async def _stream(self, row: Row, entry: Entry, info: ObjectInfo, executable: bool | None, keep_as: str | None) -> Local:
+    async def _stream(
+        self, row: Row, entry: Entry, info: ObjectInfo, executable: bool | None, keep_as: str | None
+    ) -> Local:
         staged = await asyncio.to_thread(self._directory.stage, row.path)
         try:
             async with self._bucket.get(info) as reader:

@@ -51,7 +51,7 @@ def fill_report(
     report.conflicts = store.conflicts()
     report.diverged = counts.diverged
     report.skipped = {str(reason): number for reason, number in counts.skipped.items()}
-    problems = {path: obstacle for path, obstacle in [*store.problems(limit), *strays.items()]}
+    problems = dict([*store.problems(limit), *strays.items()])
     for path, obstacle in problems.items():
         if obstacle.reason.skipped:
             if path in strays:
