@@ -78,8 +78,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """`text` for a message: as the file has it (never a variable's value), cut, without control characters."""
+    """`text` for a message: as the file has it (never a variable's value), cut, without control characters.
+
+    What could be a login or a token of a URL is hidden, wherever it stands: people put values into the wrong keys.
+    """
     source = text.source if isinstance(text, Expanded) else text
+    source = without_secrets(source) if "://" in source or "@" in source else source
     shown = source if len(source) <= 60 else source[:57] + "..."
     return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown) + '"'
 

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from agent.config.checks import Finding, check
 from agent.config.model import Config, Section, is_empty
 from agent.config.positions import Loc
+from agent.config.scalars import Expanded
 from agent.config.suggest import described, did_you_mean, quoted
 
 _PLACEHOLDERS: Final = {
@@ -88,7 +89,7 @@ def _loc(detail: ErrorDetails) -> Loc:
 def _finding(detail: ErrorDetails, values: Any) -> Finding:
     loc, kind = _loc(detail), detail["type"]
     if kind == "value_error":
-        return Finding(loc, str(detail["ctx"]["error"]), key=detail["loc"][-1:] == ("[key]",))
+        return Finding(loc, _as_written(detail), key=detail["loc"][-1:] == ("[key]",))
     if kind == "missing":
         name = loc[-1]
         if loc in _present(values, loc):
@@ -101,14 +102,17 @@ def _finding(detail: ErrorDetails, values: Any) -> Finding:
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return Finding(loc, f"expected a mapping of keys to values, got {described(given)}")
     if kind in ("tuple_type", "list_type"):
-        example = f"; write [{quoted(given)}]" if isinstance(given, str) and "://" not in given else ""
-        return Finding(loc, f"expected a list, got {described_safely(given)}{example}")
-    return Finding(loc, f"not valid here: got {described_safely(given)}")
+        example = f"; write [{quoted(given)}]" if isinstance(given, str) and "@" not in given else ""
+        return Finding(loc, f"expected a list, got {described(given)}{example}")
+    return Finding(loc, f"not valid here: got {described(given)}")
 
 
-def described_safely(value: object) -> str:
-    """As `described`, but text that may be a URL with a password isn't shown."""
-    return "text" if isinstance(value, str) and ("://" in value or "@" in value) else described(value)
+def _as_written(detail: ErrorDetails) -> str:
+    """The message of a ValueError; where it repeats the value of a variable, with the reference that the file has."""
+    message, given = str(detail["ctx"]["error"]), detail["input"]
+    if isinstance(given, Expanded) and len(given) > 3:
+        return message.replace(str(given), given.source)
+    return message
 
 
 def _present(values: Any, loc: Loc) -> Iterator[Loc]:
