@@ -192,6 +192,7 @@ class PullFeed:
         self._wanted = 0
         self._arrived = 0
         self._bytes = 0
+        self._fruitful = False  # a message has come since we asked last
         self._fruitless = False
         self._lost = ""
         self._size = FREE
@@ -231,6 +232,7 @@ class PullFeed:
             count = 1
         count = min(count, left)
         self._wanted += count
+        self._fruitful = False
         max_bytes = 0 if self._fruitless else self._size + _HEADERS * count
         self._consumer.pull(self._token, batch=count, max_bytes=max_bytes, expires=_PULL_EXPIRES)
         self._size = min(FREE + self._cost, self._size * 2) if self._cost else FREE
@@ -251,10 +253,10 @@ class PullFeed:
             self._wanted -= 1
             self._bytes += len(message.data)
             self._chunk_size = max(1, self._bytes // self._arrived)
-            self._fruitless = False
-        elif status in (404, 408, 409) and not self._fruitless:
+            self._fruitful, self._fruitless = True, False
+        elif status in (404, 408, 409) and not (self._fruitless and left_of_pull(message)):
             left = left_of_pull(message)
             self._wanted = max(0, self._wanted - left) if left is not None else 0
-            self._fruitless = True
+            self._fruitless = left != 0 and not self._fruitful
         else:
             self._lost = f"the server answered with status {status}"

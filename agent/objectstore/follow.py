@@ -85,6 +85,7 @@ class Follower(AsyncIterator[Batch]):
         self._target = 0
         self._caught_up = False
         self._broken = ""
+        self._fruitful = False  # a message has come since we asked last
         self._fruitless = False
         self._heard = 0.0
         self._checked = 0.0
@@ -191,6 +192,7 @@ class Follower(AsyncIterator[Batch]):
                 self._token, batch=batch, max_bytes=max_bytes, expires=_PULL_EXPIRES, heartbeat=self._heartbeat
             )
             self._wanted += batch
+            self._fruitful = False
             if self._fruitless:
                 return
 
@@ -208,17 +210,17 @@ class Follower(AsyncIterator[Batch]):
                 return
             self._items.append((place, message))
             self._wanted = max(0, self._wanted - 1)
-            self._fruitless = False
+            self._fruitful, self._fruitless = True, False
         elif status == 100:
             pass  # the heartbeat
-        elif status in (404, 408):
+        elif status in (404, 408):  # the request's time is over
             left = left_of_pull(message)
             self._wanted = max(0, self._wanted - left) if left is not None else 0
-        elif status == 409 and not self._fruitless and left_of_pull(message) is not None:
-            # Over max_bytes: the next is asked for alone. A consumer that is gone answers so too, and then again.
-            self._wanted = max(0, self._wanted - (left_of_pull(message) or 0))
-            self._fruitless = not self._items
-            self._broken = "" if self._items or self._wanted else self._broken
+        elif status == 409 and (left := left_of_pull(message)) is not None and not (left and self._fruitless):
+            # The end of a request with max_bytes. One that brought nothing has met a message larger than that, which
+            # is asked for alone then; a consumer that is gone answers in the same way, but also the second time.
+            self._wanted = max(0, self._wanted - left)
+            self._fruitless = left > 0 and not self._fruitful
         else:
             self._broken = f"the server answered with status {status}"
 

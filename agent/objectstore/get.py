@@ -73,6 +73,8 @@ class Reader:
         self._hash = hashlib.sha256()
         self._hashing: asyncio.Future[None] | None = None
         self._iterated = False
+        self._distrust = False
+        self._chunks_before = 0
         self._last_seq = 0
         self._chunks = 0
         self._size = 0
@@ -151,6 +153,8 @@ class Reader:
             await self._trouble(error)
             return []
         if came is None:
+            # Direct gets are answered by replicas that lag, and by mirrors of any name that have something else.
+            self._distrust = True
             await self._trouble(None)
             return []
         return self._accept(came)
@@ -159,12 +163,10 @@ class Reader:
         self._chunks_before = self._chunks
         info = self.info
         subject = chunk_subject(self._bucket.name, info.nuid)
-        batched = self._bucket.direct and self._bucket.server_version >= BATCHED_GETS
+        batched = self._bucket.direct and self._bucket.server_version >= BATCHED_GETS and not self._distrust
         chunk_size = max(info.size // info.chunks, min(info.max_chunk_size, DEFAULT_CHUNK_SIZE))
         kind = DirectFeed if batched else PullFeed
         return kind(self._bucket, subject, after=self._last_seq, chunk_size=chunk_size, idle=self._idle)
-
-    _chunks_before = 0
 
     async def _only_chunk(self) -> list[Chunk] | None:
         """The chunk of a small object in one round trip: from any replica, or else from the leader."""
@@ -216,8 +218,8 @@ class Reader:
             try:
                 if await self._bucket.connection.wait_connected(left):
                     await self._diagnose()
-                    if cause is None:  # the chunks are all there, and yet were not told: a replica that lags behind
-                        await asyncio.sleep(0.2)
+                    if cause is None:
+                        await asyncio.sleep(pause)
                     return
             except StoreUnavailableError as error:
                 cause = error
