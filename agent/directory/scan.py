@@ -82,6 +82,7 @@ class Scan:
         self.problems = 0
         self._looker = looker
         self._follow = looker.follow
+        self._device = looker.tree.device
         self._limit = looker.options.max_size if looker.options.max_size is not None else 1 << 63
         self._empty_directories = looker.options.empty_directories
         self._prefix = f"{below.rstrip('/')}/" if below.rstrip("/") else ""
@@ -166,6 +167,9 @@ class Scan:
         problem = problem_of_name(name, path)
         if problem:
             yield from self._problem(path, local, problem)
+            return
+        if status.st_mode & _FORMAT == _REGULAR and status.st_size <= self._limit and status.st_dev == self._device:
+            yield Hint(path, "look")  # what `classify` would say, for the many
             return
         found = self._looker.classify(path, status, fd, name)
         if isinstance(found.side, Obstacle):
