@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from agent.errors import (
 )
 from agent.objectstore import Bucket, Buckets, BucketSpec, Connection, Endpoint, Mirror, Placement
 from agent.objectstore.spec import changed_config, new_config
+from tests.objectstore.waiting import until
 from tests.support.server import NatsServer, free_port
 from tests.support.stock import Stock
 
@@ -277,18 +277,14 @@ async def test_a_mirror_of_a_leaf_is_written_nowhere_and_read_like_a_bucket(
         )
         assert (await mirror.status()).mirror == Mirror("artifacts", "hub")
         assert mirror.origin == "artifacts"
-        async with asyncio.timeout(20):
-            while (await mirror.status()).messages < 4:
-                await asyncio.sleep(0.05)
+        await until(lambda: has_messages(mirror, 4))
         info = await mirror.info("a/b")
         assert info.bucket == "copy"
         assert info.revision == (await origin.info("a/b")).revision
         assert await mirror.get_bytes("a/b") == b"x" * 300_000
         assert [found.name for found in await mirror.list()] == ["a/b"]
         await origin.add_link("l", await origin.info("a/b"))
-        async with asyncio.timeout(20):
-            while (await mirror.status()).messages < 5:
-                await asyncio.sleep(0.05)
+        await until(lambda: has_messages(mirror, 5))
         found, resolved = await mirror.resolve(await mirror.info("l"))
         assert (found.name, resolved.name) == ("copy", "a/b")
         with pytest.raises(BucketError, match="mirror"):
@@ -299,3 +295,7 @@ def test_placement_is_sent_as_it_is_declared():
     config = new_config("b", BucketSpec(placement=Placement("east", ("ssd",))), version=None, domain=None)
 
     assert config["placement"] == {"cluster": "east", "tags": ["ssd"]}
+
+
+async def has_messages(bucket: Bucket, number: int) -> bool:
+    return (await bucket.status()).messages >= number

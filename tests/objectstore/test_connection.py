@@ -15,6 +15,7 @@ import pytest
 from agent.errors import ConnectError, NotAllowedError, StoreError, StoreUnavailableError
 from agent.objectstore import Connection, Endpoint, NotSentError
 from agent.objectstore import connection as module
+from tests.objectstore.waiting import until
 from tests.support.proxy import Proxy
 from tests.support.server import NatsServer, free_port
 
@@ -23,12 +24,6 @@ MakeServer = Callable[..., NatsServer]
 
 async def open_connection(*servers: str, timeout: float = 5.0, **access: object) -> Connection:
     return await Connection.open(Endpoint(list(servers), **access), name="test", timeout=timeout)  # type: ignore[arg-type]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 # -- getting in
@@ -76,7 +71,7 @@ async def test_a_credentials_file_that_is_half_written_is_an_error_and_not_an_en
     path = tmp_path / "agent.creds"
     path.write_text(text)
 
-    with pytest.raises(NotAllowedError, match="agent.creds"):
+    with pytest.raises(NotAllowedError, match=r"agent\.creds"):
         await open_connection("nats://127.0.0.1:4", credentials_file=path)
 
 
@@ -134,7 +129,8 @@ class Tls:
 
 async def test_tls_with_our_own_ca_works_and_an_unknown_ca_is_refused(make_server: MakeServer, tmp_path: Path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = subprocess.run(
+    made = await asyncio.to_thread(
+        subprocess.run,
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
          "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
         capture_output=True, check=False,
@@ -146,7 +142,7 @@ async def test_tls_with_our_own_ca_works_and_an_unknown_ca_is_refused(make_serve
 
     async with await open_connection(url, tls=Tls(ca_file=cert)) as connection:
         assert connection.connected
-    with pytest.raises(ConnectError, match="(?i)certificate"):
+    with pytest.raises(ConnectError, match=r"(?i)certificate"):
         await open_connection(url, timeout=10)
     with pytest.raises(ConnectError, match="TLS files"):
         await open_connection(url, tls=Tls(ca_file=tmp_path / "nowhere.pem"))
