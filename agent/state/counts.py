@@ -90,7 +90,8 @@ def counts(database: Database, tally: Tally) -> Counts:
     problems: dict[Reason, int] = {}
     skipped: dict[Reason, int] = {}
     for table in ("paths", "others"):
-        for word, number in database.all(f"SELECT reason, count(*) FROM {table} WHERE reason <> '' GROUP BY reason"):
+        index = f"{table} INDEXED BY {table}_reason"
+        for word, number in database.all(f"SELECT reason, count(*) FROM {index} WHERE reason <> '' GROUP BY reason"):
             reason = REASONS.get(word, Reason.UNREADABLE)
             group = skipped if reason.skipped else problems
             group[reason] = group.get(reason, 0) + number

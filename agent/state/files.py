@@ -32,9 +32,14 @@ def open_database(path: Path, schema: Schema) -> tuple[Database, str]:
     try:
         return _open(path, schema), ""
     except _CorruptError as error:
-        aside = move_aside(path)
-        _prepare(path)
-        return _open(path, schema), f"the state store {path} was corrupt ({error}); it is now {aside.name}"
+        return begin_anew(path, schema, why=str(error))
+
+
+def begin_anew(path: Path, schema: Schema, *, why: str) -> tuple[Database, str]:
+    """Move a corrupt file aside; a new database, and what happened in words. :raises StateError:"""
+    aside = move_aside(path)
+    _prepare(path)
+    return _open(path, schema), f"the state store {path} was corrupt ({why}); it is now {aside.name}"
 
 
 class _CorruptError(Exception):

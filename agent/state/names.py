@@ -12,7 +12,7 @@ marked and isn't newer than the listing's start has gone. A listing that was bro
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from agent.core.entries import Reason
@@ -48,15 +48,16 @@ def printable(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def put(database: Database, other: OtherName) -> int:
-    """How many names were added: 0 or 1."""
-    name = to_bytes(other.name)
-    known = database.one("SELECT 1 FROM others WHERE name = ?", (name,))
-    database.run(
-        "INSERT OR REPLACE INTO others VALUES (?, ?, ?, ?, ?)",
-        (name, other.revision, other.nuid, other.reason.value if other.reason else "", other.detail),
-    )
-    return 0 if known else 1
+def put(database: Database, others: Sequence[OtherName]) -> int:
+    """How many names are new."""
+    values = [
+        (to_bytes(other.name), other.revision, other.nuid, other.reason.value if other.reason else "", other.detail)
+        for other in others
+    ]
+    new = database.many("INSERT OR IGNORE INTO others VALUES (?, ?, ?, ?, ?)", values)
+    if new < len(values):
+        database.many("INSERT OR REPLACE INTO others VALUES (?, ?, ?, ?, ?)", values)
+    return new
 
 
 def drop_paths(database: Database, prefix: str, paths: list[str]) -> int:

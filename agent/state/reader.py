@@ -37,6 +37,9 @@ _FEW_CLASHES = 4
 Sighting = tuple[str, int, int, int, int, int, int, int]
 _SIGHTINGS = "SELECT path, l_kind, s_size, s_mtime, s_ctime, s_inode, s_mode, flags & 1 FROM paths"
 _INODE = 5
+# SQLite, which knows nothing of how few rows a partial index has, is told where to look.
+_DIRTY = f"{SELECT} INDEXED BY paths_dirty WHERE dirty = 1 AND path > ? ORDER BY path LIMIT ?"
+_CONFLICTS = "SELECT path FROM paths INDEXED BY paths_verdict WHERE verdict = 1 AND verdict > 0 ORDER BY path"
 
 
 class StateReader:
@@ -82,10 +85,9 @@ class StateReader:
     def dirty(self, limit: int, *, after: str = "", skip: Container[str] = ()) -> list[Row]:
         """Up to `limit` rows that are to be reconciled, by path, from behind `after` on, without those in `skip`."""
         rows: list[Row] = []
-        select = f"{SELECT} INDEXED BY paths_dirty WHERE dirty = 1 AND path > ? ORDER BY path LIMIT ?"
         while len(rows) < limit:
             wanted = min(limit - len(rows), _PAGE)
-            page = self._db.all(select, (after, wanted))
+            page = self._db.all(_DIRTY, (after, wanted))
             rows += [decode(found) for found in page if found[0] not in skip]
             if len(page) < wanted:
                 break
@@ -201,16 +203,16 @@ class StateReader:
 
     def conflicts(self) -> list[str]:
         """The paths in conflict, by path."""
-        return [path for (path,) in self._db.all("SELECT path FROM paths WHERE verdict = 1 ORDER BY path")]
+        return [path for (path,) in self._db.all(_CONFLICTS)]
 
     def problems(self, limit: int) -> list[tuple[str, Obstacle]]:
         """Up to `limit` paths or names with an obstacle that somebody should see to; not those left out on purpose."""
         skipped = json.dumps([reason.value for reason in Reason if reason.skipped])
-        unwanted = "reason <> '' AND reason NOT IN (SELECT value FROM json_each(?)) LIMIT ?"
-        found = self._db.all(f"SELECT path, more FROM paths WHERE {unwanted}", (skipped, limit))
+        wanted = "reason <> '' AND reason NOT IN (SELECT value FROM json_each(?)) LIMIT ?"
+        found = self._db.all(f"SELECT path, more FROM paths INDEXED BY paths_reason WHERE {wanted}", (skipped, limit))
         problems = [(path, obstacle_of(more)) for path, more in found]
-        left = limit - len(problems)
-        found = self._db.all(f"SELECT name, reason, detail FROM others WHERE {unwanted}", (skipped, left))
+        of_others = f"SELECT name, reason, detail FROM others INDEXED BY others_reason WHERE {wanted}"
+        found = self._db.all(of_others, (skipped, limit - len(problems)))
         problems += [
             (names.printable(name), Obstacle(REASONS.get(reason, Reason.UNREADABLE), detail))
             for name, reason, detail in found

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.entries import Reason, Row
+from agent.errors import StateError
 from agent.state import counts as counting
 from agent.state import journal, names, rows
 from agent.state.database import Database
-from agent.state.files import create_private, move_aside, open_database
+from agent.state.files import begin_anew, create_private, move_aside, open_database
 from agent.state.journal import JournalEntry
 from agent.state.names import OtherName
 from agent.state.reader import StateReader
@@ -54,12 +55,17 @@ class StateStore(StateReader):
 
         :raises StateError: it is of a newer jetsync, isn't a store of jetsync, or can't be opened
         """
-        database, recovered = open_database(path, schema or packaged())
+        schema = schema or packaged()
+        database, recovered = open_database(path, schema)
         try:
             return cls(database, recovered=recovered)
-        except BaseException:
+        except StateError as error:
             database.close()
-            raise
+            if not database.corrupt:
+                raise
+            why = str(error.__cause__)
+        database, recovered = begin_anew(path, schema, why=why)
+        return cls(database, recovered=recovered)
 
     def close(self) -> None:
         super().close()
@@ -108,8 +114,8 @@ class StateStore(StateReader):
         """
         with self.transaction():
             remaining = iter(rows_)
-            while lot := list(islice(remaining, _LOT)):
-                self._put(lot, dirty)
+            while lot := {row.path: row for row in islice(remaining, _LOT)}:
+                self._put(list(lot.values()), dirty)
 
     def _put(self, lot: list[Row], dirty: bool | None) -> None:
         paths = json.dumps([row.path for row in lot])
@@ -129,7 +135,7 @@ class StateStore(StateReader):
         except OverflowError:
             self._db.many(rows.REPLACE, map(rows.narrow, kept))
         if len(kept) < len(lot):
-            self._delete([row.path for row in lot if not rows.is_kept(row)])
+            self._delete(json.dumps([row.path for row in lot if not rows.is_kept(row)]))
         if self._numbers["others"]:
             named = [row.path for row in lot if row.remote is not None and (row.remote.revision > 0 or row.remote.side)]
             self._numbers["others"] -= names.drop_paths(self._db, self._prefix, named)
@@ -138,21 +144,23 @@ class StateStore(StateReader):
     def drop(self, path: str) -> None:
         """Delete a row whatever is on it: nothing is known of the path any more, so nothing is done to it."""
         with self.transaction():
-            paths = json.dumps([path])
-            before = counting.sums(self._db, paths)
-            self._delete([path])
-            self._count(before, counting.sums(self._db, paths))
+            self._drop(json.dumps([path]))
 
-    def _delete(self, paths: Iterable[str]) -> None:
-        self._db.many("DELETE FROM paths WHERE path = ?", ((path,) for path in paths))
+    def _drop(self, paths: str) -> None:
+        before = counting.sums(self._db, paths)
+        self._delete(paths)
+        self._count(before, counting.sums(self._db, paths))
+
+    def _delete(self, paths: str) -> None:
+        self._db.run("DELETE FROM paths WHERE path IN (SELECT value FROM json_each(?))", (paths,))
 
     def mark_dirty(self, paths: Iterable[str]) -> None:
         """Paths without a row are passed over: there is nothing to reconcile."""
         with self.transaction(durable=False):
-            marked = self._db.many(
-                "UPDATE paths SET dirty = 1 WHERE path = ? AND dirty = 0", ((path,) for path in paths)
+            self._numbers["dirty"] += self._db.run(
+                "UPDATE paths SET dirty = 1 WHERE dirty = 0 AND path IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(paths)),),
             )
-            self._numbers["dirty"] += max(marked, 0)
 
     def mark_all_dirty(self) -> None:
         with self.transaction(durable=False):
@@ -211,10 +219,17 @@ class StateStore(StateReader):
         self, name: str, revision: int, nuid: str = "", reason: Reason | None = None, detail: str = ""
     ) -> None:
         """A name of the bucket that is no path of the mapping. nuid: "" for a marker. Its row, if it had one, goes."""
+        self.put_others([OtherName(name, revision, nuid, reason, detail)])
+
+    def put_others(self, others: Iterable[OtherName]) -> None:
+        """The same for many."""
         with self.transaction(durable=False):
-            if name.startswith(self._prefix):
-                self.drop(name[len(self._prefix) :])
-            self._numbers["others"] += names.put(self._db, OtherName(name, revision, nuid, reason, detail))
+            remaining = iter(others)
+            while lot := {other.name: other for other in islice(remaining, _LOT)}:
+                if self._numbers["rows"]:
+                    size = len(self._prefix)
+                    self._drop(json.dumps([name[size:] for name in lot if name.startswith(self._prefix)]))
+                self._numbers["others"] += names.put(self._db, list(lot.values()))
 
     def begin_listing(self) -> None:
         """Begin to mark names. What an earlier listing had marked is forgotten."""
