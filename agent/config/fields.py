@@ -242,7 +242,8 @@ def path_of(value: object, info: ValidationInfo) -> Path:
     if text == "~" or text.startswith("~/"):
         raise ValueError('"~" is not expanded; write ${HOME}' + text[1:])
     base = (info.context or {}).get("base") or Path.cwd()
-    return Path(os.path.normpath(base / text))
+    normal = os.path.normpath(base / text)
+    return Path(normal[1:] if normal.startswith("//") else normal)  # POSIX leaves the meaning of "//x" open
 
 
 AbsolutePath = Annotated[Path, BeforeValidator(path_of), WithJsonSchema({"type": "string", "minLength": 1})]

@@ -121,6 +121,20 @@ def test_every_value_arrives_in_its_own_unit():
     assert config.mapping("y") is None
 
 
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("a", "/etc/example/a"),
+        ("./a/", "/etc/example/a"),
+        (".", "/etc/example"),
+        ("../a", "/etc/a"),
+        ("//a//b", "/a/b"),
+    ],
+)
+def test_a_path_is_absolute_and_normal(written: str, path: str):
+    assert config_of(HEAD + f"state_dir: {written}").state_dir == Path(path)
+
+
 def test_http_false_disables_it():
     assert config_of(HEAD + "http: false").http is None
 
