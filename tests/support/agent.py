@@ -238,7 +238,7 @@ class Agent:
         self,
         *arguments: str,
         exit: int | Sequence[int] | None = None,
-        timeout: float = 60.0,
+        timeout: float = 40.0,
         env: Mapping[str, str] | None = None,
         unprivileged: bool = False,
     ) -> Result:
@@ -299,21 +299,25 @@ class Result:
 def jetsync(
     *arguments: str,
     exit: int | Sequence[int] | None = None,
-    timeout: float = 60.0,
+    timeout: float = 40.0,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     unprivileged: bool = False,
 ) -> Result:
     """Run the command in a process of its own. AssertionError with all it said when the exit code isn't as asked."""
-    done = subprocess.run(
-        [*(WITHOUT_PRIVILEGES if unprivileged else ()), sys.executable, "-m", "agent", *arguments],
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        timeout=timeout,
-        env=environment(env),
-        cwd=cwd,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [*(WITHOUT_PRIVILEGES if unprivileged else ()), sys.executable, "-m", "agent", *arguments],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout,
+            env=environment(env),
+            cwd=cwd,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        said = (exc.stderr or b"").decode(errors="replace")[-6000:]
+        raise AssertionError(f"`jetsync {' '.join(arguments)}` still runs after {timeout} s\nstderr: {said}") from None
     result = Result(arguments, done.returncode, done.stdout.decode(), done.stderr.decode(errors="replace"))
     allowed = [exit] if isinstance(exit, int) else exit
     assert allowed is None or result.code in allowed, f"expected exit {exit}: {result}"
