@@ -305,7 +305,7 @@ class Publisher:
     def open(self, handler: Callable[[RawMessage | None], None], *, token: str = "") -> str:
         """A token for many answers: `handler` is called with each, and with None when the connection is lost.
 
-        For a pull consumer `token` must be the consumer's name: the messages that it delivers keep the subject that they
+        For a pull consumer `token` must be its name: the messages that it delivers keep the subject that they
         have in the stream, and only their reply (`$JS.ACK.<stream>.<consumer>...`) tells whom they are for.
         It is called inside nats-py's read loop: it must not raise and should only store. close_token() ends it.
         """
