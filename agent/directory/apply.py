@@ -92,6 +92,8 @@ class Applier:
         prepare: Callable[[os.stat_result], None] | None = None,
     ) -> tuple[os.stat_result, str | None]:
         """Put `new` at `path`. prepare: called with the lstat of what it will replace. Gives lstat of the result."""
+        if keep_as is not None:
+            self._check(keep_as, None)
         if expected is None:
             return self._install_new(new, path, durable=durable), None
         with self._tree.parent(path) as (fd, name):
@@ -104,7 +106,7 @@ class Applier:
 
     def _install_new(self, new: Spot, path: str, *, durable: bool) -> os.stat_result:
         for _ in range(_ATTEMPTS):
-            with self._parent_for_write(path) as (fd, name):
+            with self._parent_for_write(path, durable=durable) as (fd, name):
                 target = Spot(fd, name)
                 try:
                     self._create(new, target, path)
@@ -153,7 +155,7 @@ class Applier:
         False where there are no hard links. A copy of that name is accepted only if it is the same file already, left
         by a crash right here.
         """
-        with self._parent_for_write(keep_as) as (fd, name):
+        with self._parent_for_write(keep_as, durable=False) as (fd, name):
             copy = Spot(fd, name)
             try:
                 os.link(target.name, name, src_dir_fd=target.fd, dst_dir_fd=fd, follow_symlinks=False)
@@ -198,7 +200,7 @@ class Applier:
         self._check(src, expected)
         self._check(dst, None)
         with mapped(dst, f"moving {src} there"):
-            with self._parent_for_write(dst) as (dst_fd, dst_name), self._source(src) as source:
+            with self._parent_for_write(dst, durable=durable) as (dst_fd, dst_name), self._source(src) as source:
                 target = Spot(dst_fd, dst_name)
                 expect.status_of_expected(source, src, expected)
                 try:
@@ -299,21 +301,22 @@ class Applier:
             yield Spot(fd, name)
 
     @contextmanager
-    def _parent_for_write(self, path: str) -> Iterator[tuple[int, str]]:
+    def _parent_for_write(self, path: str, *, durable: bool) -> Iterator[tuple[int, str]]:
         """The parent of `path`, made when it is missing."""
-        fd = self._open_parent(path.rpartition("/")[0])
+        fd = self._open_parent(path.rpartition("/")[0], durable=durable)
         try:
             yield fd, path.rpartition("/")[2]
         finally:
             os.close(fd)
 
-    def _open_parent(self, directory: str) -> int:
+    def _open_parent(self, directory: str, *, durable: bool) -> int:
         for _ in range(_ATTEMPTS):
             try:
                 return self._tree.open_directory(directory)
             except FileNotFoundError:
                 made = self._tree.make_directory(directory, self._options.directory_mode)
-                self.sync_directories(made)
+                if durable:
+                    self.sync_directories(made)
         raise StaleError(f"{directory}/: others keep removing the directory")
 
 

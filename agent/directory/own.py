@@ -1,8 +1,8 @@
 """The agent's own directory in every root: `.jetsync/` with `staging/` and `trash/`, made when first needed.
 
 It is opened by descriptor like everything else: a symlink in its place is refused, and it has to be on the file system
-of the root, because what goes through it gets into place by rename. When somebody removes it while we run, it is made
-again (`renew`).
+of the root, because what goes through it gets into place by rename. When somebody removes it or moves it away while we
+run, it is made again: a look at each use sees to it that nothing ever goes to where it has been moved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class OwnPlace:
         self.tree = tree
         self.read_only = read_only
         self._lock = threading.Lock()
-        self._opened: dict[str, int] = {}
+        self._opened: dict[str, tuple[int, int]] = {}  # descriptor and inode
         self._retired: list[int] = []  # replaced ones: another thread may still be using them
 
     @property
@@ -48,29 +48,34 @@ class OwnPlace:
             return None
         return self._directory(name)
 
-    def renew(self) -> None:
-        """Open the directories again, since somebody has removed or moved them."""
-        with self._lock:
-            self._retired.extend(self._opened.values())
-            self._opened.clear()
-
     def close(self) -> None:
         with self._lock:
-            for fd in (*self._opened.values(), *self._retired):
+            for fd in (*(fd for fd, _ in self._opened.values()), *self._retired):
                 os.close(fd)
             self._opened.clear()
             self._retired.clear()
 
     def _directory(self, name: str) -> int:
         found = self._opened.get(name)
-        if found is not None:
-            return found
+        if found is not None and self._is_in_place(name, found[1]):
+            return found[0]
         if self.read_only:
             raise PathError(f"{self.tree.path}: opened for reading only", reason=Reason.UNWRITABLE)
         with self._lock:
-            if name not in self._opened:
-                self._opened[name] = self._open(name)
-            return self._opened[name]
+            found = self._opened.get(name)
+            if found is None or not self._is_in_place(name, found[1]):
+                if found is not None:
+                    self._retired.append(found[0])
+                fd = self._open(name)
+                found = self._opened[name] = (fd, os.fstat(fd).st_ino)
+            return found[0]
+
+    def _is_in_place(self, name: str, inode: int) -> bool:
+        try:
+            status = os.stat(f"{OWN}/{name}", dir_fd=self.tree.fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == (self.tree.device, inode)
 
     def _open(self, name: str) -> int:
         try:

@@ -159,8 +159,7 @@ class Staging:
         try:
             try:
                 return create(self._own.staging, self.new_name())
-            except FileNotFoundError:
-                self._own.renew()  # somebody removed the agent's own directory
+            except FileNotFoundError:  # somebody has just removed the agent's own directory: it is made again
                 return create(self._own.staging, self.new_name())
         except OSError as exc:
             raise faults.from_os(exc, path, "staging it") from exc

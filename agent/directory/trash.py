@@ -73,7 +73,6 @@ class Trash:
                 fd = self._open_parent(f"{batch}/{path}")
             except (NotADirectoryError, FileNotFoundError):
                 # A file of this batch stands where a directory is needed, or somebody has cleared the trash.
-                self._own.renew()
                 self._end_batch(batch)
                 continue
             spot = Spot(fd, path.rpartition("/")[2])
@@ -164,11 +163,8 @@ class Trash:
             batch = f"{stamp}-{counter}"
             try:
                 os.mkdir(batch, 0o700, dir_fd=self._own.trash)
-            except FileExistsError:
-                continue
-            except FileNotFoundError:
-                self._own.renew()  # somebody removed the trash
-                continue
+            except (FileExistsError, FileNotFoundError):
+                continue  # taken; or somebody has just removed the trash, which is made again
             return batch
         raise StaleError("no name is free in the trash")
 

@@ -45,11 +45,12 @@ def put(
     keep_as: str | None = None,
     executable: bool | None = None,
     mtime_ns: int | None = OLD_NS,
+    durable: bool = True,
 ) -> Applied:
     with directory.stage(path) as staged:
         staged.write(content)
-        staged.finish(executable=executable, mtime_ns=mtime_ns)
-        return directory.put_file(path, staged, expected, keep_as=keep_as)
+        staged.finish(executable=executable, mtime_ns=mtime_ns, durable=durable)
+        return directory.put_file(path, staged, expected, keep_as=keep_as, durable=durable)
 
 
 def read(directory: Directory, path: str) -> Local:
