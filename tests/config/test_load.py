@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.config.load import check_files, find, from_dict, load, loads, read
@@ -816,7 +816,7 @@ def test_files_with_secrets_are_looked_at_only_when_asked(tmp_path: Path):
 # ---- anything at all
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_a_configuration_or_a_configuration_error(text: str):
     text = text.encode("utf-8", "ignore").decode()
@@ -841,7 +841,7 @@ _JUNK = st.recursive(
 )
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(_KEYS, _JUNK, max_size=8), st.booleans())
 def test_any_values_are_a_configuration_or_a_configuration_error(values: dict[str, Any], good_head: bool):
     if good_head:

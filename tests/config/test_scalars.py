@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.config.scalars import Scalar, expand, resolve
@@ -62,6 +62,7 @@ def test_a_variable_that_is_not_utf8_is_refused():
         expand("${BYTES}", {"BYTES": "caf\udce9"})
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_escaping_makes_any_text_come_out_as_it_is(text: str):
     text = text.encode("utf-8", "ignore").decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.config.units import (
@@ -153,6 +153,7 @@ def test_a_size_is_written_with_the_smallest_whole_number(size: int, text: str):
     assert format_size(size) == text
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=int(MAX_DURATION)), st.integers(min_value=0, max_value=999))
 def test_every_duration_of_whole_milliseconds_reads_back(seconds: int, milliseconds: int):
     value = min(seconds + milliseconds / 1000, MAX_DURATION)
@@ -161,6 +162,7 @@ def test_every_duration_of_whole_milliseconds_reads_back(seconds: int, milliseco
     assert re.search(DURATION_PATTERN, format_duration(value))
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=10_000_000_000))
 def test_every_duration_of_whole_nanoseconds_up_to_ten_seconds_reads_back_exactly(nanoseconds: int):
     value = nanoseconds / 1_000_000_000
@@ -168,12 +170,14 @@ def test_every_duration_of_whole_nanoseconds_up_to_ten_seconds_reads_back_exactl
     assert parse_duration(format_duration(value)) == value
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=MAX_SIZE))
 def test_every_size_reads_back(size: int):
     assert parse_size(format_size(size)) == size
     assert re.search(SIZE_PATTERN, format_size(size))
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=10_000))
 def test_every_share_of_hundredths_of_a_per_cent_reads_back(hundredths: int):
     share = hundredths / 10_000
@@ -182,6 +186,7 @@ def test_every_share_of_hundredths_of_a_per_cent_reads_back(hundredths: int):
     assert re.search(SHARE_PATTERN, format_share(share))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_any_text_is_either_read_or_refused_with_a_sentence(text: str):
     for parse in (parse_duration, parse_size, parse_share):
