@@ -71,7 +71,7 @@ async def test_no_consumer_stays_behind_not_even_of_a_cancelled_listing(bucket: 
     await bucket.names_count()
     for pause in (0, 0.0005, 0.001, 0.002, 0.005):
         for work in (bucket.list(), bucket.names_count()):
-            task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+            task = asyncio.ensure_future(work)
             await asyncio.sleep(pause)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

@@ -24,7 +24,6 @@ from agent.objectstore import (
     NotSentError,
     ObjectInfo,
     chunks,
-    objects,
     refused,
 )
 from agent.objectstore.commit import commit, newest
@@ -291,7 +290,7 @@ async def test_a_commit_while_disconnected_is_a_definite_refusal(fresh_server: N
 
 def race_once(monkeypatch: pytest.MonkeyPatch, bucket: Bucket, other: Any) -> Any:
     """Another writer comes between our next read of a meta and our write. Returns how often that has happened."""
-    real = objects.newest
+    real = newest
     times = 0
 
     async def read_then_race(*args: Any, **kwargs: Any) -> Any:
@@ -302,5 +301,5 @@ def race_once(monkeypatch: pytest.MonkeyPatch, bucket: Bucket, other: Any) -> An
             await other()
         return found
 
-    monkeypatch.setattr(objects, "newest", read_then_race)
+    monkeypatch.setattr("agent.objectstore.objects.newest", read_then_race)
     return lambda: times

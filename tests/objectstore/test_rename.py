@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.errors import ChunksError, ObjectNameError, ObjectNotFoundError, RevisionError
-from agent.objectstore import Bucket, ObjectInfo, rename
+from agent.objectstore import Bucket, ObjectInfo, objects, rename
 from tests.support.stock import Stock
 
 MANY = b"0123456789" * 40_000  # 4 chunks
@@ -89,14 +89,14 @@ async def test_what_is_not_there_cannot_be_renamed(either: Bucket):
 
 def race(monkeypatch: pytest.MonkeyPatch, bucket: Bucket, other: Any) -> None:
     """Another writer comes after the rename has read the old name and before it writes anything."""
-    real = rename.expect
+    real = objects.expect
 
     async def read_then_race(*args: Any) -> ObjectInfo:
         found = await real(*args)
         await other()
         return found
 
-    monkeypatch.setattr(rename, "expect", read_then_race)
+    monkeypatch.setattr("agent.objectstore.rename.expect", read_then_race)
 
 
 async def test_an_overwrite_of_the_old_name_in_between_wins(either: Bucket, monkeypatch: pytest.MonkeyPatch):
