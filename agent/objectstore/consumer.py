@@ -115,10 +115,14 @@ class Consumer:
         )
         return int(answer.get("num_pending", 0))
 
-    async def pending(self) -> int:
-        """How many messages it has that aren't delivered. Raises ConsumerNotFoundError, ..."""
+    async def progress(self) -> tuple[int, int]:
+        """The consumer sequence that it has delivered last, and how many messages it still has to deliver.
+
+        Raises ConsumerNotFoundError, ...
+        """
         answer = await self._bucket.connection.api(f"CONSUMER.INFO.{self._bucket.stream}.{self.name}")
-        return int(answer.get("num_pending", 0))
+        delivered = answer.get("delivered") or {}
+        return int(delivered.get("consumer_seq", 0)), int(answer.get("num_pending", 0))
 
     def pull(self, token: str, *, batch: int, max_bytes: int = 0, expires: float, heartbeat: float = 0.0) -> None:
         """Ask for `batch` messages on the publisher's token. Raises StoreUnavailableError when not connected."""

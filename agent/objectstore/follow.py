@@ -236,9 +236,11 @@ class Follower(AsyncIterator[Batch]):
                 self._broken = error.message
 
     async def _drained(self) -> bool:
+        """Whether the consumer has nothing more, and all that it has delivered has come."""
         assert self._consumer is not None
         try:
-            return await self._consumer.pending() == 0 and not self._items
+            delivered, pending = await self._consumer.progress()
+            return pending == 0 and not self._items and delivered == self._consumer_seq
         except StoreUnavailableError as error:
             self._broken = error.message
         except StoreError:
