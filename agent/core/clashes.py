@@ -24,13 +24,14 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from agent.core import names
 from agent.core.conflicts import Copies
-from agent.core.draft import DELETES, Draft
+from agent.core.draft import ACTS, DELETES, Draft
 from agent.core.entries import Entry, Mode, Obstacle, Policy, Reason
-from agent.core.reconcile import Do, Rules
+from agent.core.reconcile import Do, Rules, reconcile
 
 # Obstacles that are directories, or may be: what is below is as unknown as they are.
 _MAY_HIDE = frozenset({Reason.UNREADABLE, Reason.OTHER_FILE_SYSTEM})
@@ -127,10 +128,10 @@ class _Structure:
     def _order(self, upper: Draft, start: int, end: int, *, replaced: bool) -> None:
         """No clash, but a file and a directory change places: the deletes come first."""
         if upper.do in DELETES:
-            upper.early = replaced
+            upper.early = upper.early or replaced
         elif upper.new_local or upper.new_remote:
             for draft in self.drafts[start:end]:
-                draft.early = draft.do in DELETES
+                draft.early = draft.early or draft.do in DELETES
 
     def _hidden(self, upper: Draft, obstacle: Obstacle, start: int, end: int) -> None:
         """Something that isn't to be touched stands at the path of a directory: nothing can be done below it.
@@ -140,8 +141,13 @@ class _Structure:
         reason = obstacle.reason if obstacle.reason in _MAY_HIDE else Reason.STRUCTURE_CLASH
         detail = f"{upper.path} is in its way ({obstacle.reason.value}); {obstacle.detail or 'move it away'}"
         for draft in self.drafts[start:end]:
-            if draft.acts:
+            if not draft.acts:
+                continue
+            forgotten = reconcile(replace(draft.row, ancestor=None), self.rules)
+            if forgotten.do in ACTS:
                 draft.block(Obstacle(reason, detail))
+            else:  # what it will be next time, without its ancestor: the receiver's own in a safe mode
+                draft.leave(forgotten.do, forgotten.reason)
 
     def _both_in_bucket(self, upper: Draft, start: int, end: int) -> bool:
         if upper.row.local is None:

@@ -21,22 +21,38 @@ PLANNED = frozenset({Reason.STRUCTURE_CLASH, Reason.CASE_CLASH})
 
 def without_planned_obstacle(row: Row) -> Row:
     """The row as the sides really are: where the planner refused an entry, nothing is there."""
+    return replace(row, local=None) if _is_planned(row) else row
+
+
+def unsettled(row: Row) -> bool:
+    """Whether what was decided about the row may have been for the sake of another path, and can end with it.
+
+    That is: it has a verdict or an obstacle of the planner; or it is the entry of an empty directory that only one side
+    has, since the other has something in it.
+    """
+    if row.path.endswith("/") and (row.local is None) is not (row.remote_side is None):
+        return True
+    return row.verdict is not Verdict.NONE or _is_planned(row)
+
+
+def _is_planned(row: Row) -> bool:
     side = row.local_side
-    return replace(row, local=None) if isinstance(side, Obstacle) and side.reason in PLANNED else row
+    return isinstance(side, Obstacle) and side.reason in PLANNED
 
 
 @dataclass(slots=True, eq=False)
 class Draft:
     """What is going to be done about one row.
 
-    original: as given; row: without obstacles of earlier plans. dirty: asked for (else context, which is given back
-    only when it changes). copy: "local" or "remote" when that version is renamed to `to`. early: a delete that clears
-    the way. tangled: something else of this plan stands above or below the path.
+    original: as given; row: without obstacles of earlier plans. dirty: asked for. context: neither dirty nor unsettled,
+    and given only to be seen: it gets no action of its own. copy: "local" or "remote" when that version is renamed to
+    `to`. early: a delete that clears the way. tangled: something else of this plan stands above or below the path.
     """
 
     original: Row
     row: Row
     dirty: bool
+    context: bool
     do: Do
     ancestor: Ancestor | None
     reason: str
@@ -55,7 +71,17 @@ class Draft:
     def of(cls, original: Row, row: Row, decision: Decision, *, dirty: bool) -> Draft:
         # "/" sorts before everything else, so that what is below a path stands directly behind it.
         key = row.path.replace("/", "\0")
-        return cls(original, row, dirty, decision.do, decision.ancestor, decision.reason, decision.entry, key)
+        return cls(
+            original=original,
+            row=row,
+            dirty=dirty,
+            context=not dirty and not unsettled(original),
+            do=decision.do,
+            ancestor=decision.ancestor,
+            reason=decision.reason,
+            entry=decision.entry,
+            key=key,
+        )
 
     @property
     def path(self) -> str:

@@ -26,10 +26,12 @@ from enum import StrEnum
 
 from agent.core.clashes import fold, resolve_case, resolve_structure
 from agent.core.conflicts import Copies
-from agent.core.draft import Draft, without_planned_obstacle
+from agent.core.draft import Draft, unsettled, without_planned_obstacle
 from agent.core.entries import Entry, Obstacle, Row
 from agent.core.reconcile import Do, Rules, reconcile
 from agent.core.renames import pair_renames
+
+__all__ = ["Action", "Plan", "Verb", "plan", "unsettled"]
 
 
 class Verb(StrEnum):
@@ -106,12 +108,13 @@ def plan(
 ) -> Plan:
     """Plan one round for the dirty rows.
 
-    clashes: the rows that aren't dirty and stand structurally near a dirty one. For a dirty "a/b": the rows "a" and
-    "a/". For a dirty "a" or "a/", and for each row that was found so: of the rows below "a/" all that have a verdict
-    or a planned obstacle (`core.draft.PLANNED`), and of the others at least one with a local entry (or else with any
-    local side) and one with a remote entry, where there are such. They are decided anew too, and given back only when
-    that changes something. taken: whether a path is in use on any side. copies: how many live conflict copies a path
-    has. case_insensitive: of the local root.
+    clashes: rows that aren't dirty and stand structurally near a dirty one. For a dirty "a/b": the rows "a" and "a/".
+    For a dirty "a" or "a/", and for each row that was found so: of the rows below "a/" all that are `unsettled`, and of
+    the others at least one with a local entry (or else with any local side) and one with a remote entry, where there
+    are such. Unsettled rows are decided anew as if they were dirty, so the same should be given for them; the others
+    are only looked at. What isn't given can't be considered: at worst an action finds its way blocked when it is
+    applied. taken: whether a path is in use on any side. copies: how many live conflict copies a path has.
+    case_insensitive: of the local root.
 
     Raises nothing; the same input gives the same plan.
     """
@@ -124,7 +127,7 @@ def plan(
     for draft in drafts:
         if draft.do is Do.KEEP_BOTH:
             _name_copy(draft, giver)
-    ready = [draft for draft in drafts if not draft.deferred]
+    ready = [draft for draft in drafts if not draft.deferred and not draft.context]
     pair_renames(ready, fold=fold if case_insensitive else None)
     return _assemble(drafts)
 
@@ -161,8 +164,8 @@ def _assemble(drafts: Sequence[Draft]) -> Plan:
     for draft in drafts:
         if draft.deferred:
             deferred.append(draft.path)
-        elif draft.moved_from:
-            continue  # its source carries the action
+        elif draft.moved_from or (draft.context and draft.acts and not draft.copy):
+            continue  # the source carries the action; or it waits for its own turn as a dirty row
         elif draft.acts:
             action = _action(draft)
             stages[_stage(draft, action)].append(action)

@@ -26,7 +26,7 @@ from agent.core.entries import (
     Signature,
     Verdict,
 )
-from agent.core.plan import Action, Plan, Verb, plan
+from agent.core.plan import Action, Plan, Verb, plan, unsettled
 from agent.core.reconcile import Rules, agreed
 
 
@@ -80,6 +80,10 @@ class World:
     # ---- what the shell does ----
 
     def _look(self, path: str) -> Local | None:
+        for parent in names.parents_of(path):
+            above = self.local.get(parent)
+            if isinstance(above, Obstacle) and above.reason is Reason.UNREADABLE:
+                return Local(above)
         side = self.local.get(path)
         if side is None:
             return None
@@ -113,15 +117,21 @@ class World:
     def context(self, dirty: set[str]) -> list[Row]:
         """What state gives beside the dirty rows, as `core.plan.plan` asks for it."""
         found: dict[str, Row] = {}
-        for path in dirty:
+        waiting = sorted(dirty)
+        while waiting:
+            path = waiting.pop()
             above = [name for name in _above(path) if name in self.rows]
-            found.update((name, self.rows[name]) for name in above)
+            near = {name: self.rows[name] for name in above}
             for name in [path, *above]:
                 below = [row for row in self.rows.values() if row.path != name and row.path.startswith(_inside(name))]
-                settled = [row for row in below if row.path not in dirty and not _unsettled(row)]
-                found.update((row.path, row) for row in below if _unsettled(row))
+                settled = [row for row in below if row.path not in dirty and not unsettled(row)]
+                near.update((row.path, row) for row in below if unsettled(row))
                 for kind in (_local_entry, _local_any, _remote_entry):
-                    found.update((row.path, row) for row in [row for row in settled if kind(row)][:1])
+                    near.update((row.path, row) for row in [row for row in settled if kind(row)][:1])
+            waiting += [
+                name for name, row in near.items() if unsettled(row) and name not in found | dict.fromkeys(dirty)
+            ]
+            found |= near
         return [row for path, row in found.items() if path not in dirty]
 
     def plan(self) -> Plan:
@@ -321,10 +331,6 @@ def _inside(path: str) -> str:
 def _planned(row: Row) -> bool:
     side = row.local_side
     return isinstance(side, Obstacle) and bool(side.detail)
-
-
-def _unsettled(row: Row) -> bool:
-    return row.verdict is not Verdict.NONE or _planned(row)
 
 
 def _local_entry(row: Row) -> bool:
