@@ -85,6 +85,7 @@ class Follower(AsyncIterator[Batch]):
         self._target = 0
         self._caught_up = False
         self._broken = ""
+        self._newest_only = False
         self._fruitful = False  # a message has come since we asked last
         self._fruitless = False
         self._heard = 0.0
@@ -200,6 +201,7 @@ class Follower(AsyncIterator[Batch]):
         self._signal.set()
         if message is None:
             self._broken = "the connection was lost"
+        if message is None or self._broken:
             return
         self._heard = monotonic()
         status = status_of(message)
@@ -216,7 +218,11 @@ class Follower(AsyncIterator[Batch]):
         elif status in (404, 408):  # the request's time is over
             left = left_of_pull(message)
             self._wanted = max(0, self._wanted - left) if left is not None else 0
-        elif status == 409 and (left := left_of_pull(message)) is not None and not (left and self._fruitless):
+        elif status == 409 and (left := left_of_pull(message)) and self._newest_only:
+            # Servers 2.9 to 2.15 lose a message here: the one that was over a request's max_bytes, when the consumer
+            # is "last_per_subject" and no other request waits. Nothing behind it may be taken.
+            self._broken = "a request reached its max_bytes"
+        elif status == 409 and left is not None and not (left and self._fruitless):
             # The end of a request with max_bytes. One that brought nothing has met a message larger than that, which
             # is asked for alone then; a consumer that is gone answers in the same way, but also the second time.
             self._wanted = max(0, self._wanted - left)
@@ -267,7 +273,9 @@ class Follower(AsyncIterator[Batch]):
         last_seq = await self._look_at_stream()
         consumer = Consumer(self._bucket, all_metas(self._bucket.name))
         self._consumer = consumer
-        pending = await consumer.create(start_seq=self._last + 1 if self._last else 0, last_per_subject=not self._last)
+        self._newest_only = not self._last and not self.restarts
+        start_seq = 0 if self._newest_only else self._last + 1
+        pending = await consumer.create(start_seq=start_seq, last_per_subject=self._newest_only)
         if not self._caught_up:
             self._target = last_seq if pending else self._last
             if not pending:
