@@ -25,6 +25,7 @@ from agent.errors import (
 from agent.objectstore import chunks, objects, subjects
 from agent.objectstore.commit import commit
 from agent.objectstore.meta import Link, ObjectInfo
+from agent.objectstore.put import uninterrupted
 
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
@@ -61,15 +62,18 @@ async def add_link(
             bucket.name, name, subjects.new_nuid(), description=description, metadata=metadata or {}, link=link
         )
         try:
-            made = await commit(bucket, info, expected_revision=there.revision if there is not None else 0)
+            return await uninterrupted(_replace(bucket, info, there, purge_old=purge_old))
         except RevisionError:
             if expected_revision is not None or attempt == objects.ATTEMPTS:
                 raise
-            continue
-        if there is not None and there.nuid and there.chunks and purge_old:
-            await _purge_quietly(bucket, there.nuid)
-        return made
     raise AssertionError("unreachable")
+
+
+async def _replace(bucket: Bucket, info: ObjectInfo, there: ObjectInfo | None, *, purge_old: bool) -> ObjectInfo:
+    made = await commit(bucket, info, expected_revision=there.revision if there is not None else 0)
+    if there is not None and there.nuid and there.chunks and purge_old:
+        await _purge_quietly(bucket, there.nuid)
+    return made
 
 
 async def resolve(bucket: Bucket, info: ObjectInfo, *, depth: int = DEPTH) -> tuple[Bucket, ObjectInfo]:

@@ -19,6 +19,7 @@ from agent.errors import BadMetaError, ObjectNotFoundError, RevisionError, Store
 from agent.objectstore import chunks, meta, subjects
 from agent.objectstore.commit import commit, newest
 from agent.objectstore.meta import ObjectInfo
+from agent.objectstore.put import uninterrupted
 
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
@@ -123,23 +124,27 @@ async def delete(
     """Write a delete marker over the object, then (`purge`) remove its chunks.
 
     `known`: the object as the caller has seen it; saves reading it, and its revision is then the precondition. A purge
-    that fails leaves `purged` False: the object is deleted all the same, its chunks are orphans.
+    that fails leaves `purged` False: the object is deleted all the same, its chunks are orphans. A cancellation waits
+    until both are done.
 
     Raises ObjectNotFoundError when there is nothing to delete and no precondition; RevisionError; UnknownOutcomeError.
     """
     bucket.require_writable()
     for attempt in range(1, ATTEMPTS + 1):
         target = known if known is not None else await _target(bucket, name, expected_revision)
-        marker = meta.marker(replace(target, bucket=bucket.name), nuid=subjects.new_nuid())
         try:
-            written = await commit(bucket, marker, expected_revision=target.revision)
+            return await uninterrupted(_mark_and_purge(bucket, target, purge=purge))
         except RevisionError:
             if expected_revision is not None or known is not None or attempt == ATTEMPTS:
                 raise
-            continue
-        purged = await _purge(bucket, target) if purge else False
-        return Deleted(written.revision, target.nuid, target.chunks, purged)
     raise AssertionError("unreachable")
+
+
+async def _mark_and_purge(bucket: Bucket, target: ObjectInfo, *, purge: bool) -> Deleted:
+    marker = meta.marker(replace(target, bucket=bucket.name), nuid=subjects.new_nuid())
+    written = await commit(bucket, marker, expected_revision=target.revision)
+    purged = await _purge(bucket, target) if purge else False
+    return Deleted(written.revision, target.nuid, target.chunks, purged)
 
 
 async def _target(bucket: Bucket, name: str, expected_revision: int | None) -> ObjectInfo:

@@ -5,9 +5,10 @@ would purge the chunks of both. So:
 
     atomic      one batch {meta under the new name, marker with a fresh nuid under the old}, each with its precondition:
                 all or nothing, at one place in the stream. Needs `allow_atomic` on the stream (2.12+)
-    two steps   new meta, marker, then the chunks are counted. When somebody wrote the old name in between, the new meta
-                is taken back (its chunks are theirs to purge) and the rename fails as if they had come first. When
-                chunks are missing at the end, ChunksError says so: the new name has to be uploaded again
+    two steps   new meta, marker, then the chunks are counted; a cancellation waits until that is done. When somebody
+                wrote the old name in between, the new meta is taken back (its chunks are theirs to purge) and the
+                rename fails as if they had come first. When chunks are missing at the end, ChunksError says so: the
+                new name has to be uploaded again. A crash in between leaves both names: the caller's journal knows
 
 A server that doesn't know batches ignores their headers and stores each message by itself, with ordinary acks: only the
 `batch` and `count` of the ack tell (PROTOCOL 3g). That is then a rename in two steps, and is checked as one.
@@ -34,6 +35,7 @@ from agent.objectstore.errors_map import ATOMIC_DISABLED, NotSentError
 from agent.objectstore.meta import ObjectInfo
 from agent.objectstore.objects import changed, expect, read_any
 from agent.objectstore.publish import answer_of, header_block
+from agent.objectstore.put import uninterrupted
 
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
@@ -77,7 +79,7 @@ async def rename(
             raise await _explain(bucket, source, new, expected_new, error) from error
         if done is not None:
             return done
-    return await _in_two_steps(bucket, source, target, marker, expected_new)
+    return await uninterrupted(_in_two_steps(bucket, source, target, marker, expected_new))
 
 
 async def _in_one_batch(

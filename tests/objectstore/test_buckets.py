@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agent.config import model as config_model
 from agent.errors import (
     BucketError,
     BucketExistsError,
@@ -299,3 +300,37 @@ def test_placement_is_sent_as_it_is_declared():
 
 async def has_messages(bucket: Bucket, number: int) -> bool:
     return (await bucket.status()).messages >= number
+
+
+def test_a_declaration_in_the_configuration_says_only_what_the_file_says():
+    said = config_model.Bucket.model_validate({"ttl": "1h", "mirror": {"bucket": "origin", "domain": "hub"}})
+    everything = config_model.Bucket.model_validate(
+        {
+            "storage": "memory",
+            "replicas": 3,
+            "max_bytes": "1MiB",
+            "compression": True,
+            "description": "d",
+            "metadata": {"a": "b"},
+            "placement": {"cluster": "c", "tags": ["t"]},
+        }
+    )
+
+    assert BucketSpec.of(config_model.Bucket()) == BucketSpec()
+    assert BucketSpec.of(said) == BucketSpec(ttl=3600.0, mirror=Mirror("origin", "hub"))
+    assert BucketSpec.of(everything) == BucketSpec(
+        storage="memory",
+        replicas=3,
+        max_bytes=1 << 20,
+        compression=True,
+        description="d",
+        metadata={"a": "b"},
+        placement=Placement("c", ("t",)),
+    )
+
+
+async def test_the_nats_section_of_the_configuration_opens_a_connection(nats_url: str):
+    section = config_model.Nats.model_validate({"servers": [nats_url]})
+
+    async with await Connection.open(section, name="test") as connection:
+        assert connection.connected

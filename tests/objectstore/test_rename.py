@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -178,3 +179,29 @@ async def test_a_batch_is_one_step_in_the_stream(bucket: Bucket):
     moved = await bucket.rename("a", "b")
 
     assert (await bucket.info("a", show_deleted=True)).revision == moved.revision + 1
+
+
+async def test_a_cancelled_rename_leaves_one_name_for_the_nuid(either: Bucket):
+    for number in range(12):
+        put = await either.put_bytes(f"a{number}", MANY)
+        task = asyncio.create_task(either.rename(f"a{number}", f"b{number}"))
+        await asyncio.sleep(number * 0.0003)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.02)
+        names = [info.name for info in await either.list() if info.nuid == put.nuid]
+
+        assert len(names) == 1
+        assert await either.get_bytes(names[0]) == MANY
+
+
+async def test_a_cancelled_delete_leaves_no_chunks_of_a_deleted_object(bucket: Bucket):
+    for number in range(8):
+        await bucket.put_bytes(f"a{number}", MANY)
+        task = asyncio.create_task(bucket.delete(f"a{number}"))
+        await asyncio.sleep(number * 0.0003)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    live = {info.nuid for info in await bucket.list()}
+
+    assert set(await bucket.chunk_subjects()) == live
