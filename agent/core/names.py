@@ -30,6 +30,7 @@ CONTROL_DIRECTORY = ".jetsync"
 _COPY = re.compile(
     r"(?s:(?P<stem>.+))\.conflict-[A-Za-z0-9-]{1,32}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}(?P<suffix>\.[^./]+)?"
 )
+_LONGEST_MIDDLE = len(".conflict--YYYYMMDDTHHMMSSZ-DIGEST88") + 32  # with an agent of 32 characters
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
@@ -124,8 +125,6 @@ def conflict_name(path: str, *, agent: str, mtime_ns: int | None, digest: bytes,
     directory, slash, name = path.rpartition("/")
     stem, suffix = _split_suffix(name)
     middle = f".conflict-{_agent_part(agent)}-{_time_part(mtime_ns)}-{digest.hex()[:8]}"
-    if len(middle) + len(suffix.encode()) >= MAX_COMPONENT:
-        stem, suffix = name, ""  # a "suffix" of that length is none: cut it like the rest
     room = min(MAX_COMPONENT, MAX_NAME - prefix_bytes - len((directory + slash).encode()))
     stem = _cut(stem, room - len(middle) - len(suffix.encode()))
     return f"{directory}{slash}{stem}{middle}{suffix}" if stem else None
@@ -150,15 +149,12 @@ def conflict_base(path: str) -> str:
 
 def is_copy_of(copy: str, path: str) -> bool:
     """Whether `copy` is a conflict copy of `path`; a copy whose STEM was cut counts for every name it may stand for."""
-    if not is_conflict_copy(copy):
+    directory, slash, name = copy.rpartition("/")
+    match = _COPY.fullmatch(name) if ".conflict-" in name else None
+    if not match:
         return False
-    base = conflict_base(copy)
-    if base == path:
-        return True
-    if not was_cut(copy):
-        return False
-    stem, suffix = _split_suffix(base)
-    return path.startswith(stem) and path.endswith(suffix)
+    start, end = f"{directory}{slash}{match['stem']}", match["suffix"] or ""
+    return path == start + end or (was_cut(copy) and path.startswith(start) and path.endswith(end))
 
 
 def was_cut(copy: str) -> bool:
@@ -170,16 +166,17 @@ def copy_prefix(path: str) -> str:
     """What the path of every conflict copy of `path` begins with (for range queries; confirm with `is_copy_of`)."""
     directory, slash, name = path.rpartition("/")
     stem, suffix = _split_suffix(name)
-    longest = len(".conflict--YYYYMMDDTHHMMSSZ-DIGEST88") + 32
-    room = min(MAX_COMPONENT, MAX_NAME - len((directory + slash).encode())) - longest - len(suffix.encode())
+    room = min(MAX_COMPONENT, MAX_NAME - len((directory + slash).encode())) - _LONGEST_MIDDLE - len(suffix.encode())
     cut = _cut(stem, room)
     return f"{directory}{slash}{cut}.conflict-" if cut == stem else f"{directory}{slash}{cut}"
 
 
 def _split_suffix(name: str) -> tuple[str, str]:
-    """STEM and ".EXT"; a dotfile, and a name that ends in a dot, have no EXT."""
+    """STEM and ".EXT"; no EXT for a dotfile, for a name that ends in a dot, and where it alone would fill the name."""
     stem, dot, suffix = name.rpartition(".")
-    return (stem, dot + suffix) if stem and suffix and not name.startswith(".") else (name, "")
+    if not stem or not suffix or name.startswith(".") or len(suffix.encode()) >= MAX_COMPONENT - _LONGEST_MIDDLE - 1:
+        return name, ""
+    return stem, dot + suffix
 
 
 def _agent_part(agent: str) -> str:
