@@ -199,29 +199,34 @@ def fold(path: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
-def resolve_case(drafts: Sequence[Draft]) -> None:
+def resolve_case(drafts: Sequence[Draft], spelling: Callable[[str], str | None]) -> None:
     """On a case-insensitive root: what is there keeps its name, then the first in path order; the rest are problems.
 
-    Compared are whole paths and all directories above them. Deletes of a name that comes back in another spelling are
-    done early.
+    Compared are whole paths and all directories above them. spelling: how the local side spells a path, None when it
+    isn't there. Deletes of a name that comes back in another spelling are done early.
     """
     coming = [draft for draft in drafts if draft.new_local]
     if not coming:
         return
     spelled: dict[str, str] = {}
+    leaving: set[str] = set()
     for draft in drafts:
         if draft.final_local and not draft.new_local:
-            for name in _names(draft.path):
-                spelled.setdefault(fold(name), name)
+            spelled.update((fold(name), name) for name in _names(draft.path))
+        elif draft.row.local is not None:
+            leaving.add(draft.path)  # the directories above it may hold more than this plan knows of
     kept: set[str] = set()
     for draft in coming:
         ours = _names(draft.path)
-        clash = next((name for name in ours if spelled.get(fold(name), name) != name), None)
+        for name in ours:
+            if fold(name) not in spelled:
+                there = spelling(name)
+                spelled[fold(name)] = name if there is None or there in leaving else there
+        clash = next((name for name in ours if spelled[fold(name)] != name), None)
         if clash:
             detail = f"{clash} and {spelled[fold(clash)]} are one name on this file system; rename one of them"
             draft.block(Obstacle(Reason.CASE_CLASH, detail))
             continue
-        spelled.update((fold(name), name) for name in ours)
         kept.add(fold(draft.path))
     for draft in drafts:
         if draft.do is Do.DELETE_LOCAL and fold(draft.path) in kept:

@@ -105,6 +105,7 @@ def plan(
     taken: Callable[[str], bool] = lambda _: False,
     copies: Callable[[str], int] = lambda _: 0,
     case_insensitive: bool = False,
+    spelling: Callable[[str], str | None] = lambda _: None,
 ) -> Plan:
     """Plan one round for the dirty rows.
 
@@ -114,7 +115,8 @@ def plan(
     are such. Unsettled rows are decided anew as if they were dirty, so the same should be given for them; the others
     are only looked at. What isn't given can't be considered: at worst an action finds its way blocked when it is
     applied. taken: whether a path is in use on any side. copies: how many live conflict copies a path has.
-    case_insensitive: of the local root.
+    case_insensitive: of the local root; then `spelling` tells how a path is spelled there, or None (asked for what is
+    to be created, and for the directories above it).
 
     Raises nothing; the same input gives the same plan.
     """
@@ -123,7 +125,7 @@ def plan(
     giver = Copies(rules, lambda path: path in dirty or taken(path), copies)
     resolve_structure(drafts, rules, giver)
     if case_insensitive and rules.mode.pulls:
-        resolve_case(drafts)
+        resolve_case(drafts, spelling)
     for draft in drafts:
         if draft.do is Do.KEEP_BOTH:
             _name_copy(draft, giver)

@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 from agent.core import names
+from agent.core.clashes import fold
 from agent.core.entries import (
     Ancestor,
     Entry,
@@ -141,9 +142,15 @@ class World:
             self.rules,
             clashes=self.context(self.dirty),
             taken=lambda path: path in self.local or self._object(path) is not None,
-            copies=lambda path: sum(names.is_copy_of(copy, path) for copy in {*self.local, *self.remote}),
+            copies=lambda path: sum(names.is_copy_of(copy, path) for copy in {*self.local, *self.objects()}),
             case_insensitive=self.case_insensitive,
+            spelling=self._spelling,
         )
+
+    def _spelling(self, path: str) -> str | None:
+        """As a case-insensitive directory answers: each name that is there, and the directories above it."""
+        there = {name for one in self.local for name in [*names.parents_of(one), one.removesuffix("/")]}
+        return next((name for name in sorted(there) if fold(name) == fold(path)), None)
 
     def round(self, chance: random.Random | None = None, *, failing: float = 0.0) -> Plan:
         """Plan, settle, apply. Each action fails with the probability `failing`; what fails stays dirty."""
