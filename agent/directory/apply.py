@@ -206,7 +206,7 @@ class Applier:
                 try:
                     place.create(self._tree.can, source, target)
                 except FileExistsError as exc:
-                    if not _same_file(source, target) or source.name == target.name:
+                    if not _same_but_for_case(source, target):
                         raise StaleError(f"{dst}: something was created there meanwhile") from exc
                     # On a case-insensitive file system "a" and "A" are one file: this only changes its spelling.
                     os.rename(source.name, target.name, src_dir_fd=source.fd, dst_dir_fd=target.fd)
@@ -334,9 +334,10 @@ def _local_of(status: os.stat_result, staged: Staged) -> Local:
     return expect.local_of_file(status, staged.digest, racy=racy)
 
 
-def _same_file(one: Spot, other: Spot) -> bool:
+def _same_but_for_case(one: Spot, other: Spot) -> bool:
     first, second = one.status(), other.status()
-    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
+    same = (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
+    return same and one.name != other.name and one.name.casefold() == other.name.casefold()
 
 
 def _unlink_if_there(spot: Spot) -> None:

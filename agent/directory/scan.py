@@ -87,7 +87,8 @@ class Scan:
         self._empty_directories = looker.options.empty_directories
         self._prefix = f"{below.rstrip('/')}/" if below.rstrip("/") else ""
         self._stop = stop
-        self._known = known
+        # What isn't below would all seem to be gone; so it isn't left to the caller alone.
+        self._known = (one for one in known if one[0].startswith(self._prefix)) if self._prefix else known
         self._path: str | None = None  # the next known path; None = no more
         self._local: Local | None = None
         self._ignore_files = set(filters.ignore_files)

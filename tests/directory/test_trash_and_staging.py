@@ -71,7 +71,7 @@ def test_what_is_older_than_asked_for_is_removed(root: Path, opener) -> None:
 
 
 def test_a_very_deep_trash_can_be_listed_and_emptied(root: Path, directory: Directory) -> None:
-    path = "/".join(["d"] * 600) + "/file"
+    path = "/".join(["d"] * 400) + "/file"
     put(directory, path, b"deep", durable=False)
     directory.delete(path, read(directory, path))
 
@@ -82,7 +82,12 @@ def test_a_very_deep_trash_can_be_listed_and_emptied(root: Path, directory: Dire
 
 
 def test_staging_hashes_what_is_written_and_leaves_nothing_on_errors(root: Path, directory: Directory) -> None:
-    blocks = [os.urandom(100_000), b"", bytearray(b"more"), memoryview(b"and more")]
+    blocks: list[bytes | bytearray | memoryview] = [
+        os.urandom(100_000),
+        b"",
+        bytearray(b"more"),
+        memoryview(b"and more"),
+    ]
     with directory.stage("x") as staged:
         for block in blocks:
             staged.write(block)
