@@ -15,7 +15,7 @@ import pytest
 
 from agent.directory import Capabilities, Directory
 from agent.errors import StaleError
-from tests.directory.disk import REPOSITORY, put, read, user_tree, write
+from tests.directory.disk import REPOSITORY, put, read, user_tree
 
 CHANGE = """
 import os, sys
