@@ -22,7 +22,7 @@ from agent.core.entries import Entry, Gone, Kind, Mode, Obstacle, Policy, Reason
 from agent.core.reconcile import Rules
 from tests.support.world import World, content
 
-RUNS = int(os.environ.get("SIMULATIONS", "250"))
+RUNS = int(os.environ.get("SIMULATIONS", "100"))
 NAMES = [
     "a",
     "a/b",
