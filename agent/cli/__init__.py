@@ -11,8 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 from agent.cli import bucket, commands
@@ -20,6 +20,9 @@ from agent.cli import config as config_commands
 from agent.cli import demo as demo_command
 from agent.cli.context import EXIT_USAGE, Context, SignalledError
 from agent.errors import ConfigError, JetsyncError
+
+# typer brings click with it under one name or another; its public errors are what is sure to be the right class.
+_USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
     name="jetsync",
@@ -65,12 +68,12 @@ def run(arguments: Sequence[str]) -> int:
             )
         finally:
             sys.stdout.flush()
-    except click.ClickException as error:
+    except _USAGE_ERROR as error:
         error.show()
         return EXIT_USAGE
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return 130
-    except click.exceptions.Exit as exit_:
+    except typer.Exit as exit_:
         return exit_.exit_code
     except SignalledError as signalled:
         return 128 + signalled.number

@@ -67,10 +67,10 @@ def plan(mappings: Sequence[Mapping[str, Any]]) -> None:
 def status(answer: Mapping[str, Any]) -> None:
     """The running agent: a line about the connection, a table of the mappings, then problems."""
     console = out()
-    nats = answer["nats"]
+    nats, agent = answer["nats"], answer["agent"]
     state = "connected to" if nats["connected"] else "not connected to"
     console.print(
-        Text(f"{answer['name']} (jetsync {answer['version']}, pid {answer['pid']}), {state} {nats['server']}")
+        Text(f"{agent['name']} (jetsync {agent['version']}, pid {agent['pid']}), {state} {nats['server']}")
     )
     table = Table(box=None, pad_edge=False)
     for column in ("MAPPING", "STATE", "MODE", "LOCAL", "REMOTE", "PENDING", "CONFLICTS", "PROBLEMS"):

@@ -61,6 +61,7 @@ class LocalSide:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._wanted: dict[str, None] = {}
+        self._entries: dict[str, None] = {}  # directories that may be an entry themselves ("a/"), to be looked at
         self._scanning = False
         self._stop = False
         self._jobs = 0
@@ -93,7 +94,7 @@ class LocalSide:
     @property
     def idle(self) -> bool:
         """Nothing is being looked at or waits to be."""
-        return not (self.looking or self.hints or self._wanted or self._scanning)
+        return not (self.looking or self.hints or self._entries or self._wanted or self._scanning)
 
     @property
     def scanning(self) -> bool:
@@ -107,10 +108,10 @@ class LocalSide:
     async def advance(self, busy: set[str]) -> None:
         """Start what can be started: a scan, and look jobs for the hints that have settled."""
         while self._jobs < JOBS:
-            paths = self.hints.take(self._loop.time(), LOT, busy | self.looking)
-            if not paths:
+            hinted = self.hints.take(self._loop.time(), LOT, busy | self.looking)
+            if not hinted and not self._entries:
                 break
-            paths = self._to_look_at(path for path in paths if self._visible(path))
+            paths = self._to_look_at(path for path in hinted if self._visible(path))
             if IGNORE_FILE in {path.rpartition("/")[2] for path in paths}:
                 self.scan()
             await self._start_look(paths, large=False)
@@ -124,7 +125,7 @@ class LocalSide:
     def _to_look_at(self, hinted: Iterable[str]) -> list[str]:
         """Directories are scanned instead; with `empty_directories` they and the parents of files are looked at too,
         since they may have become empty, or not empty any more."""
-        paths: dict[str, None] = {}
+        paths, self._entries = self._entries, {}
         for path in hinted:
             if path.endswith("/"):
                 self.scan(path[:-1])
@@ -162,7 +163,7 @@ class LocalSide:
                 self.scan(path)
         if found.hollow:
             below = await self._db(lambda store: [inner for path in found.hollow for inner in store.below(path)])
-            self.hints.add_ready(path for path in below if path not in self.looking)
+            await self._hinted([path for path in below if path not in self.looking and path not in found.hollow])
         if IGNORE_FILE in {path.rpartition("/")[2] for path in found.changed}:
             self.scan()
 
@@ -207,8 +208,9 @@ class LocalSide:
         if paths:
             self._loop.call_soon_threadsafe(self._post, lambda: self._hinted(paths))
 
-    async def _hinted(self, paths: Iterable[str]) -> None:
-        self.hints.add_ready(paths)
+    async def _hinted(self, paths: list[str]) -> None:
+        self.hints.add_ready(path for path in paths if not path.endswith("/"))
+        self._entries |= dict.fromkeys(path for path in paths if path.endswith("/"))
 
     async def _aside(self, below: str, problems: list[tuple[str, Obstacle]], excluded: list[str]) -> None:
         """What the scan couldn't know: paths with rows become obstacles there, the others are strays.
