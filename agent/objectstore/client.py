@@ -1,4 +1,4 @@
-"""nats-py's client, with the two things changed that can only be changed from inside: what CONNECT says.
+"""nats-py's client, with the few things changed that can only be changed from inside: above all, what CONNECT says.
 
 Secrets are read from their files at each CONNECT, the first one and those of reconnects. And a `tls://` server that
 doesn't offer TLS is refused before anything secret is sent (nats-py would go on in plain text).
@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 
 import nats.errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 
 from agent.errors import JetsyncError
 from agent.objectstore.credentials import Secrets
@@ -42,6 +42,10 @@ class JetsyncClient(Client):
         except JetsyncError as error:
             raise RefusedError(str(error)) from error
         return super()._connect_command()
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        self.abort()  # an attempt that was refused leaves its socket open, and the next one would forget it
+        await super()._connect_to_server(s)
 
     def _use(self, secrets: Secrets) -> None:
         if not secrets.any:
