@@ -235,8 +235,8 @@ class StateStore(StateReader):
         """Begin to mark names. What an earlier listing had marked is forgotten."""
         names.begin_listing(self._db)
 
-    def seen(self, listed: Iterable[str], *, prefix: str | None = None) -> None:  # noqa: ARG002
-        """Mark the full names of objects and markers that the listing told. (`prefix` is the identity's.)"""
+    def seen(self, listed: Iterable[str]) -> None:
+        """Mark the full names of objects and markers that the listing told."""
         with self.transaction(durable=False):
             names.seen(self._db, listed)
 
