@@ -2,6 +2,7 @@
 
 Secrets are read from their files at each CONNECT, the first one and those of reconnects. And a `tls://` server that
 doesn't offer TLS is refused before anything secret is sent (nats-py would go on in plain text).
+What comes in is read and cut up by `wire`.
 
 Everything else about nats-py is handled from outside, in `connection`. This module and `connection` are the only ones
 that know its types.
@@ -17,6 +18,7 @@ from nats.aio.client import Client, Srv
 
 from agent.errors import JetsyncError
 from agent.objectstore.credentials import Secrets
+from agent.objectstore.wire import WireParser, read_loop
 
 
 class RefusedError(nats.errors.Error):
@@ -29,9 +31,13 @@ class JetsyncClient(Client):
     def __init__(self, read_secrets: Callable[[], Secrets]) -> None:
         super().__init__()
         self._read_secrets = read_secrets
+        self._ps = WireParser(self)  # type: ignore[assignment]  # it stands in for nats-py's own
         logger = logging.getLogger("nats")
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())  # without a handler, logging's last resort prints to stderr
+
+    async def _read_loop(self) -> None:
+        await read_loop(self)
 
     def _connect_command(self) -> bytes:
         server = self._current_server

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import JetsyncError
-from agent.objectstore.publish import RawMessage
+from agent.objectstore.answers import RawMessage
 from agent.objectstore.subjects import new_nuid
 
 if TYPE_CHECKING:

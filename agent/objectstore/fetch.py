@@ -18,8 +18,8 @@ import json
 from typing import TYPE_CHECKING, Protocol
 
 from agent.errors import StoreUnavailableError
+from agent.objectstore.answers import RawMessage, status_of
 from agent.objectstore.consumer import Consumer, Signal, left_of_pull, place_of
-from agent.objectstore.publish import RawMessage, status_of
 
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket

@@ -28,9 +28,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from agent.errors import BadMetaError, BucketNotFoundError, BucketReplacedError, StoreError, StoreUnavailableError
+from agent.objectstore.answers import RawMessage, status_of
 from agent.objectstore.consumer import Consumer, Place, Signal, left_of_pull, place_of
 from agent.objectstore.meta import ObjectInfo, decode
-from agent.objectstore.publish import RawMessage, status_of
 from agent.objectstore.put import uninterrupted
 from agent.objectstore.subjects import all_metas, name_of
 

@@ -96,7 +96,8 @@ class Reader:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await uninterrupted(self._close())
+        if self._feed is not None or self._hashing is not None:
+            await uninterrupted(self._close())
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._blocks()

@@ -22,15 +22,16 @@ at six times that: on a slow link the last ack of a full window comes late, but 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from agent.errors import JetsyncError, NotAllowedError, StoreError, StoreUnavailableError, UnknownOutcomeError
+from agent.objectstore.answers import Ack, Answer, RawMessage, answer_of, consumer_of, header_block, parse_ack
 from agent.objectstore.budget import ByteBudget
-from agent.objectstore.errors_map import NotSentError, error_of
+from agent.objectstore.errors_map import NotSentError
+
+__all__ = ["Ack", "Answer", "Pending", "Publisher", "answer_of", "header_block"]
 
 SEND_BUDGET = 32 << 20
 """Bytes of chunks that may be sent and not yet acked, over all transfers of one connection. The server's own queue for
@@ -45,59 +46,6 @@ _SWEEP = 0.25
 _MESSAGE_COST = 512  # what a small message costs beside its payload, in the budget
 _CRLF = b"\r\n"
 _COPY_BELOW = 16384  # smaller payloads are cheaper copied into one command than written as three pieces
-_decode_json = json.JSONDecoder().decode
-
-
-class RawMessage(Protocol):
-    """What we read of nats-py's Msg."""
-
-    subject: str
-    reply: str
-    data: bytes
-    headers: dict[str, str] | None
-
-
-@dataclass(slots=True)
-class Ack:
-    """The server stored the message: where, its stream sequence; `duplicate` when a Nats-Msg-Id was known already."""
-
-    stream: str
-    seq: int
-    duplicate: bool
-
-
-@dataclass(slots=True)
-class Answer:
-    """The answer to a request. `status` is the number of an inline status (404, 408, ...), 0 when there is none."""
-
-    data: bytes
-    headers: dict[str, str]
-    status: int
-    description: str
-    subject: str
-    reply: str
-
-
-def header_block(headers: Mapping[str, str]) -> bytes:
-    """Message headers as they go over the wire. Values must be one line each."""
-    lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
-    return f"NATS/1.0\r\n{lines}\r\n".encode()
-
-
-def status_of(message: RawMessage) -> int:
-    """The inline status of a message, 0 when it has none."""
-    headers = message.headers
-    if not headers:
-        return 0
-    text = headers.get("Status", "")
-    return int(text) if text.isdigit() else 0
-
-
-def answer_of(message: RawMessage) -> Answer:
-    headers = message.headers or {}
-    return Answer(
-        message.data, headers, status_of(message), headers.get("Description", ""), message.subject, message.reply
-    )
 
 
 class Pending:
@@ -156,39 +104,6 @@ class Pending:
         if not self._patient:
             return now - self._sent > self._timeout
         return now - max(self._sent, heard) > self._timeout or now - self._sent > self._timeout * _PATIENCE
-
-
-def parse_ack(message: RawMessage, subject: str) -> Ack:
-    """The ack in an answer to a publish. Raises the error that it carries: the message was not stored."""
-    check_taken(message, subject)
-    try:
-        document = _decode_json(message.data.decode())
-        error = document.get("error")
-        if error is None:
-            return Ack(document["stream"], document["seq"], document.get("duplicate", False))
-    except (ValueError, KeyError, AttributeError) as problem:
-        raise UnknownOutcomeError(f"the answer to a publish on {subject!r} is not an ack") from problem
-    raise error_of(error, what=f"publish on {subject!r}")
-
-
-def consumer_of(reply: str) -> str:
-    """The consumer's name in an ack subject: the 4th token, or the 6th of the long form with domain and account."""
-    tokens = reply.split(".", 7)
-    if len(tokens) < 8:
-        return ""
-    return tokens[3] if reply.count(".") == 8 else tokens[5]
-
-
-def check_taken(message: RawMessage, subject: str) -> None:
-    """Raises NotSentError when the answer to a publish says that no stream has got it."""
-    if message.data:
-        return
-    status = status_of(message)
-    if status == 503:
-        raise NotSentError(
-            f"no stream takes messages on {subject!r} at the moment", remedy="check that the bucket exists"
-        )
-    raise UnknownOutcomeError(f"the server answered a publish on {subject!r} with status {status}")
 
 
 class Publisher:

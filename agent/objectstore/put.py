@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from time import time_ns
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,10 +36,11 @@ from agent.errors import (
     UnknownOutcomeError,
 )
 from agent.objectstore import chunks, meta, objects, subjects
+from agent.objectstore.answers import check_taken, header_block
 from agent.objectstore.commit import EXPECTED, parse_ack, recover
 from agent.objectstore.errors_map import NotSentError
 from agent.objectstore.meta import DEFAULT_CHUNK_SIZE, ObjectInfo
-from agent.objectstore.publish import Pending, check_taken, header_block
+from agent.objectstore.publish import Pending
 from agent.objectstore.source import BytesSource, Source, SourceLike, cut, new_digest, source_of
 from agent.objectstore.window import AbandonedError, ChunkWindow
 
@@ -96,19 +96,20 @@ async def put(
     expected_size = size if size is not None else reader.size
     chunk_size = _chunk_size(bucket, chunk_size, expected_size)
     old = await _old_version(bucket, name, expected_revision) if purge_old and expected_revision != 0 else None
-    info = ObjectInfo(
-        bucket=bucket.name,
-        name=name,
-        description=description,
-        headers=headers or {},
-        metadata=metadata or {},
-        max_chunk_size=chunk_size,
-    )
     for attempt in range(1, _ATTEMPTS + 1):
+        info = ObjectInfo(
+            bucket=bucket.name,
+            name=name,
+            nuid=nuid or subjects.new_nuid(),
+            description=description,
+            headers=headers or {},
+            metadata=metadata or {},
+            max_chunk_size=chunk_size,
+        )
         upload = _Upload(
             bucket,
             reader,
-            replace(info, nuid=nuid or subjects.new_nuid()),
+            info,
             size=size,
             ids=(expected_size or 0) > LARGE,
             on_progress=on_progress,
@@ -198,7 +199,13 @@ class _Upload:
         except BaseException:
             await uninterrupted(self._discard())
             raise
-        self._info = replace(self._info, size=sent, chunks=window.chunks, digest=digest.digest())
+        self._settle(size=sent, chunks=window.chunks, digest=digest.digest())
+
+    def _settle(self, **fields: object) -> None:
+        """Fill in what is known only now. The info is ours alone until it is returned, and a copy costs more than all
+        else that is done for a small object."""
+        for key, value in fields.items():
+            object.__setattr__(self._info, key, value)
 
     def _check_size(self, sent: int, *, whole: bool = False) -> None:
         if self._size is not None and (sent > self._size or (whole and sent < self._size)):
@@ -251,7 +258,8 @@ class _Upload:
         except JetsyncError:
             await uninterrupted(self._discard())
             raise
-        return replace(info, revision=ack["seq"], time_ns=time_ns())
+        self._settle(revision=ack["seq"], time_ns=time_ns())
+        return info
 
     async def _look(self, cause: UnknownOutcomeError) -> ObjectInfo:
         """No answer came: what does the leader have? The fence sees to it that nothing of ours is queued there."""

@@ -24,7 +24,15 @@ _HASH_INLINE = 1 << 16
 _UNINTERESTED = 2.0  # seconds that a cancelled upload waits for its reading thread
 
 Block = bytes | memoryview
-SourceLike = bytes | bytearray | memoryview | Path | BinaryIO | AsyncIterable[bytes]
+SourceLike = (
+    bytes
+    | bytearray
+    | memoryview
+    | Path
+    | BinaryIO
+    | AsyncIterable[bytes]
+    | AsyncIterable[bytes | bytearray | memoryview]
+)
 
 
 class Digest(Protocol):
@@ -51,7 +59,7 @@ def source_of(source: SourceLike) -> Source:
         return PathSource(source)
     if isinstance(source, AsyncIterable):
         return StreamSource(source)
-    if hasattr(source, "read"):  # type: ignore[redundant-expr]  # callers without type checks come here too
+    if hasattr(source, "read"):  # callers without type checks come here too
         return FileSource(source)
     raise TypeError(f"can't upload a {type(source).__name__}: give bytes, a Path, a binary file or an async iterable")
 
@@ -83,7 +91,7 @@ class StreamSource:
     again = False
     size: int | None = None
 
-    def __init__(self, stream: AsyncIterable[bytes]) -> None:
+    def __init__(self, stream: AsyncIterable[bytes | bytearray | memoryview]) -> None:
         self._stream = stream
 
     async def blocks(self, digest: Digest) -> AsyncIterator[Block]:

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 
 from agent.errors import BucketError, ObjectNotFoundError, StoreUnavailableError
 from agent.objectstore import chunks
-from agent.objectstore.publish import Ack, Pending, header_block
+from agent.objectstore.answers import Ack, header_block
+from agent.objectstore.publish import Pending
 from agent.objectstore.source import Block
 from agent.objectstore.subjects import chunk_subject
 
