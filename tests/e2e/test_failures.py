@@ -44,6 +44,7 @@ def large_file(path: Path, mib: int) -> None:
             out.write(source.randbytes(MIB))
 
 
+@pytest.mark.timeout(150)
 def test_a_killed_upload_leaves_no_object_and_its_chunks_are_purged_at_the_next_start(
     make_agent: MakeAgent, proxy: Proxy, stock: Stock, bucket: str
 ):
@@ -60,9 +61,11 @@ def test_a_killed_upload_leaves_no_object_and_its_chunks_are_purged_at_the_next_
     proxy.resume()
     assert agent.sync()["uploads"] == 1
     assert stock.digests(bucket) == digests(agent.directory())
-    eventually(lambda: stock.orphans(bucket) == {})
+    with agent.run():
+        eventually(lambda: stock.orphans(bucket) == {}, timeout=90)
 
 
+@pytest.mark.timeout(150)
 def test_chunks_of_a_killed_upload_are_purged_when_the_file_is_gone_as_well(
     make_agent: MakeAgent, proxy: Proxy, stock: Stock, bucket: str
 ):
@@ -77,7 +80,7 @@ def test_chunks_of_a_killed_upload_are_purged_when_the_file_is_gone_as_well(
     (agent.directory() / "large").unlink()
     proxy.resume()
     with agent.run():
-        eventually(lambda: stock.orphans(bucket) == {})
+        eventually(lambda: stock.orphans(bucket) == {}, timeout=90)
 
     assert stock.names(bucket) == set()
 
