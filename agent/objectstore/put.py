@@ -89,7 +89,7 @@ async def put(
     ChunksError, NotAllowedError, StoreUnavailableError; and what the source raises.
     """
     bucket.require_writable()
-    subjects.meta_subject(bucket.name, name)  # a bad name is told before anything is sent
+    subject = subjects.meta_subject(bucket.name, name)  # a bad name is told before anything is sent
     if nuid is not None and not subjects.is_nuid(nuid):
         raise ObjectError(f"{nuid!r} can't be a nuid: it must be one word of printable characters")
     reader = source_of(source)
@@ -122,7 +122,7 @@ async def put(
                 raise
     else:
         raise AssertionError("unreachable")
-    stored = await upload.commit(expected_revision)
+    stored = await upload.commit(subject, expected_revision)
     if old is not None and old.nuid != stored.nuid:
         # RACE: another client that renames the old version at this moment loses its chunks (PROTOCOL 8); worst outcome:
         # the new name's object has no content. jetsync's own agents purge later, when no meta names the nuid.
@@ -216,11 +216,9 @@ class _Upload:
                 remedy="it changed while it was read: put it again",
             )  # fmt: skip
 
-    async def commit(self, expected_revision: int | None) -> ObjectInfo:
+    async def commit(self, subject: str, expected_revision: int | None) -> ObjectInfo:
         """The meta is stored, or refused and the chunks are purged, or UnknownOutcomeError."""
-        info = self._info
-        subject = subjects.meta_subject(info.bucket, info.name)
-        payload = meta.encode(info)
+        payload = meta.encode(self._info)
         headers = _ROLLUP
         if expected_revision is not None:
             headers = header_block({"Nats-Rollup": "sub", EXPECTED: str(expected_revision)})
