@@ -24,7 +24,7 @@ from typing import Any
 from agent.config.model import Config
 from agent.config.model import Mapping as MappingConfig
 from agent.embedded import EmbeddedServer
-from agent.errors import ConnectError, JetsyncError, UsageError
+from agent.errors import ConnectError, JetsyncError, NotAllowedError, UsageError
 from agent.objectstore import Connection
 from agent.observe.logging import Once, get_logger
 from agent.observe.metrics import Metrics, program_version
@@ -36,7 +36,7 @@ from agent.sync.remotes import Remotes
 from agent.sync.report import Report
 from agent.sync.retry import Backoff
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 5.0
 RTT_INTERVAL = 15.0
 METRICS_INTERVAL = 2.0
 
@@ -252,7 +252,10 @@ class Supervisor:
                 )
                 dry.append(mapping)
                 tasks.append(asyncio.create_task(mapping.run(), name=f"plan {config.name}"))
-            return await self._ask([mapping.plan() for mapping in dry], configs, timeout)
+            reports = await self._ask([mapping.plan() for mapping in dry], configs, timeout)
+            for report in reports:
+                report.actions = report.actions or []
+            return reports
         finally:
             for task in tasks:
                 task.cancel()
@@ -282,10 +285,15 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _given_up(self, timeout: float) -> bool:
+        if isinstance(self._connect_error, NotAllowedError):
+            return True
         return self._offline_since is not None and time.monotonic() - self._offline_since > timeout
 
     def _unreached(self, config: MappingConfig) -> Report:
-        error = self._connect_error or ConnectError("the server went away", remedy="see whether it runs")
+        servers = ", ".join(self.config.nats.shown_servers) or "the embedded server"
+        error = self._connect_error or ConnectError(
+            f"no answer from {servers}", remedy="see whether it runs, and that `nats.servers` is right"
+        )
         return Report(config.name, state="failed", errors=[str(error)], exit_code=error.exit_code)
 
     async def converged_before(self, names: Sequence[str]) -> bool:

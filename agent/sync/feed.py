@@ -74,11 +74,12 @@ class Feed:
 
     async def _follow(self, backoff: Backoff) -> None:
         first = min(self._subscriptions, key=lambda subscription: subscription.cursor)
-        async for batch in self.bucket.follow(after=first.cursor, created=first.created):
-            backoff.reset()
-            for subscription in list(self._subscriptions):
-                await subscription.deliver(batch)
-                subscription.cursor = max(subscription.cursor, batch.last_seq)
+        async with self.bucket.follow(after=first.cursor, created=first.created) as batches:
+            async for batch in batches:
+                backoff.reset()
+                for subscription in list(self._subscriptions):
+                    await subscription.deliver(batch)
+                    subscription.cursor = max(subscription.cursor, batch.last_seq)
 
     def _end(self, error: JetsyncError) -> None:
         subscriptions, self._subscriptions = self._subscriptions, []

@@ -244,7 +244,7 @@ class LocalSide:
 
 
 def _write(store: StateStore, found: Survey, allows: Callable[[str], bool]) -> None:
-    with store.transaction():
+    with store.transaction(durable=False):
         rows = store.rows([*found.changed, *found.refreshed])
         changed = [replace(rows[path], local=local) for path, local in found.changed.items()]
         store.put([row for row in changed if allows(row.path) or row.local is None], dirty=True)
@@ -252,7 +252,7 @@ def _write(store: StateStore, found: Survey, allows: Callable[[str], bool]) -> N
 
 
 def _set_local(store: StateStore, *, path: str, local: Local) -> None:
-    with store.transaction():
+    with store.transaction(durable=False):
         store.put([replace(store.row(path), local=local)], dirty=True)
 
 

@@ -20,9 +20,10 @@ from pathlib import Path
 from agent.config.model import Mapping
 from agent.core.filters import Filters
 from agent.directory import Directory, DirectoryOptions
-from agent.errors import ConnectError, DirectoryError, JetsyncError, StateError, StoreUnavailableError
+from agent.errors import ConnectError, DirectoryError, JetsyncError, NotAllowedError, StateError
 from agent.observe.logging import Once, get_logger
 from agent.observe.metrics import MappingMetrics
+from agent.observe.reasons import of_problem
 from agent.observe.status import LastError, MappingStatus, State
 from agent.state import StateStore
 from agent.sync import view
@@ -36,6 +37,8 @@ from agent.sync.session import Session
 
 # While a mapping drains, actions under way may take this long to end by themselves (seconds).
 DRAIN_SECONDS = 8.0
+# Problems that are looked through for new ones.
+PROBLEMS_TOLD = 1000
 
 
 class MappingSync:
@@ -59,6 +62,7 @@ class MappingSync:
         self._dry = dry
         self._log = get_logger(mapping=config.name)
         self._once = Once()
+        self._told = Once()
         self._db: Db | None = None
         self._session: Session | None = None
         self._retry = asyncio.Event()
@@ -66,6 +70,7 @@ class MappingSync:
         self._stopping = False
         self._error: LastError | None = None
         self._failure: JetsyncError | None = None
+        self._failures = 0
         self._state = State.STARTING
         self._since = time.time()
         self._converged_at: float | None = None
@@ -116,7 +121,7 @@ class MappingSync:
                 online=lambda: self._remotes.online,
                 on_outcomes=self._outcomes,
                 on_state=self._set_state,
-                on_converged=self._on_converged,
+                on_settled=self._on_settled,
                 dry=self._dry,
             )
             self._failure = None
@@ -130,10 +135,11 @@ class MappingSync:
 
     async def _rest(self, error: JetsyncError, seconds: float) -> None:
         """A session ended with an error: say so once, and wait for the next one."""
-        waits = error.transient or isinstance(error, ConnectError | StoreUnavailableError)
+        waits = waits_for_server(error)
         reason = self._metrics.failure(error)
         self._error = LastError(reason.value, error.message, error.remedy, time.time())
         self._failure = error
+        self._failures += 1
         self._set_state(State.RETRYING if waits else State.FAILED)
         if self._once.news("session", str(error)):
             event = "mapping_waits" if waits else "mapping_failed"
@@ -193,11 +199,14 @@ class MappingSync:
             self._state, self._since = state, time.time()
             self._metrics.set_state(state)
 
-    def _on_converged(self) -> None:
-        self._converged_at = time.time()
-        self._pending_since = None
-        self._metrics.success(self._converged_at)
-        self._once.clear("session")
+    async def _on_settled(self, converged: bool) -> None:
+        """Nothing is under way; `converged`: and nothing is left to do."""
+        if converged:
+            self._converged_at = time.time()
+            self._pending_since = None
+            self._metrics.success(self._converged_at)
+            self._once.clear("session")
+        await self._tell_problems()
 
     # -- what others ask -----------------------------------------------------------------------------------------
 
@@ -227,27 +236,26 @@ class MappingSync:
 
         :raises JetsyncError: the last session's error, when waiting can't help
         """
+        failures = self._failures  # of earlier sessions: what failed then is tried again now
+        self._retry.set()
         while True:
-            self._retry.set()
-            began = asyncio.create_task(self._began.wait())
-            while not began.done():
-                await asyncio.wait([began], timeout=0.05)
-                if (
-                    self._failure is not None
-                    and not self._failure.transient
-                    and not isinstance(self._failure, ConnectError)
-                ):
-                    began.cancel()
-                    raise self._failure
+            failure = self._failure if self._failures > failures else None
+            if failure is not None and not waits_for_server(failure):
+                raise failure
             session = self._session
             if session is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await self._began.wait()
                 continue
             waiting = asyncio.create_task(session.settle())
-            while not waiting.done() and self._session is session:
-                await asyncio.wait([waiting], timeout=0.05)
-            if waiting.done():
-                return waiting.result()
-            waiting.cancel()
+            try:
+                while not waiting.done() and self._session is session:
+                    await asyncio.wait([waiting], timeout=0.05)
+                if waiting.done():
+                    return waiting.result()
+            finally:
+                waiting.cancel()
 
     async def plan(self) -> Report:
         """What `converge` would do. Only for a dry mapping."""
@@ -306,6 +314,7 @@ class MappingSync:
     def broken(self, error: JetsyncError) -> None:
         """`run` ended with an error."""
         self._failure = error
+        self._failures += 1
         self._error = LastError(self._metrics.failure(error).value, error.message, error.remedy, time.time())
         self._set_state(State.FAILED)
 
@@ -348,9 +357,24 @@ class MappingSync:
             watch_detail=session.watcher.why,
         )
 
+    async def _tell_problems(self) -> None:
+        """Log and count each problem once, until it changes or clears."""
+        session = self._session
+        if self._db is None or session is None:
+            return
+        found = dict(await self._db(lambda store: store.problems(PROBLEMS_TOLD)))
+        found |= {path: why for path, why in session.local.strays.items() if not why.reason.skipped}
+        for path, obstacle in found.items():
+            if self._told.news(path, obstacle.reason):
+                self._metrics.error(of_problem(obstacle.reason))
+                remedy = obstacle.detail or view.REMEDIES.get(obstacle.reason, "")
+                self._log.warning("problem", path=path, reason=obstacle.reason.value, remedy=remedy)
+        self._told.keep(found)
+
     async def show_metrics(self) -> None:
-        """Bring the gauges up to date."""
+        """Bring the gauges up to date, and tell of what is new among the problems."""
         self._metrics.show(await self.status())
+        await self._tell_problems()
         if self._session is not None:
             with suppress(OSError):
                 self._metrics.disk_free(await asyncio.to_thread(self._session.directory.free_bytes))
@@ -359,6 +383,13 @@ class MappingSync:
         """Copy the state store for a dry run."""
         if self._db is not None:
             await self._db(lambda store: store.copy_to(target))
+
+
+def waits_for_server(error: JetsyncError) -> bool:
+    """Whether the error goes away by itself when the server (or a little time) comes; a missing permission doesn't."""
+    if isinstance(error, NotAllowedError):
+        return False
+    return error.transient or isinstance(error, ConnectError)
 
 
 def adopt_identity(store: StateStore, config: Mapping) -> None:

@@ -186,7 +186,7 @@ def _store(
 ) -> list[str]:
     suspects: list[str] = []
     changed: dict[str, Row] = {}
-    with store.transaction():
+    with store.transaction(durable=False):
         rows = store.rows([item[0] for item in placed if not isinstance(item, Outsider)])
         for item in placed:
             if isinstance(item, Outsider):
@@ -207,7 +207,7 @@ def _store(
 
 
 def _refreshed(store: StateStore, path: str, remote: Remote | None, gone: Gone) -> None:
-    with store.transaction():
+    with store.transaction(durable=False):
         row = store.row(path)
         if remote is None:
             remote = Remote(None, 0, gone=gone)
@@ -218,7 +218,7 @@ def _refreshed(store: StateStore, path: str, remote: Remote | None, gone: Gone) 
 
 def _sweep(store: StateStore, gone: Gone, up_to: int) -> None:
     """Names that the listing didn't meet, and that aren't newer than its start, are gone."""
-    with store.transaction():
+    with store.transaction(durable=False):
         for path in store.unseen(up_to=up_to):
             row = store.row(path)
             store.put([replace(row, remote=Remote(None, 0, gone=gone))], dirty=True)

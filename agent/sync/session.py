@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class Session:
         online: Callable[[], bool],
         on_outcomes: Callable[[list[Outcome]], None],
         on_state: Callable[[State], None],
-        on_converged: Callable[[], None],
+        on_settled: Callable[[bool], Awaitable[None]],
         dry: bool,
     ) -> None:
         self._config = config
@@ -74,7 +74,7 @@ class Session:
         self._db = db
         self._metrics = metrics
         self._on_state = on_state
-        self._on_converged = on_converged
+        self._on_settled = on_settled
         self._dry = dry
         self._loop = asyncio.get_running_loop()
         self._steps: deque[Step] = deque()
@@ -84,6 +84,7 @@ class Session:
         self._lost: JetsyncError | None = None
         self._draining = False
         self._next_rescan = 0.0
+        self._advanced_at = 0.0
         self.rules = Rules(
             mode=config.mode,
             policy=config.conflicts,
@@ -204,15 +205,19 @@ class Session:
             await self._steps.popleft()()
 
     async def _sleep(self) -> None:
-        """Until a step is posted or something is due."""
-        now = self._loop.time()
+        """Until a step is posted or something is due.
+
+        Due as seen from the last advance: what fell due since then hasn't been started, and must not be slept over.
+        """
+        now = self._advanced_at
         dues = [
             self.local.hints.next_due(now),
             self.batches.holds.next_due(now),
             self._next_rescan - now,
             1.0 if self.batches.held_back else None,
         ]
-        timeout = max(0.01, min(due for due in dues if due is not None))
+        due = min(due for due in dues if due is not None)
+        timeout = max(0.01, due - (self._loop.time() - now))
         try:
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
@@ -224,7 +229,8 @@ class Session:
         """Start what can be started; returns whether to come back at once."""
         if self._draining:
             return False
-        if self._loop.time() >= self._next_rescan:
+        self._advanced_at = self._loop.time()
+        if self._advanced_at >= self._next_rescan:
             self.rescan()
         await self.local.advance(self.batches.busy)
         await self.remote.advance()
@@ -252,7 +258,7 @@ class Session:
             if not self._settled_once:
                 await self._db(lambda store: store.kv_set("converged", "1"))
             self._settled_once = True
-            self._on_converged()
+        await self._on_settled(not dirty)
         for goal in waiting:
             self._goals.remove(goal)
             if not goal.done.done():
