@@ -196,7 +196,7 @@ class StaleError(DirectoryError):
 
 
 class PathError(DirectoryError):
-    """One path can't be handled. `reason` is a value of core.entries.Reason (kept as text: errors know no other room)."""
+    """One path can't be handled. `reason`: a value of core.entries.Reason, as text, since errors know no other room."""
 
     def __init__(self, message: str, *, reason: str, remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)

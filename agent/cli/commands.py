@@ -55,7 +55,7 @@ def run(ctx: typer.Context) -> None:
     raise SignalledError(number)
 
 
-def sync(
+def sync(  # noqa: PLR0917 - typer gives them by name
     ctx: typer.Context,
     names: list[str] = NAMES,
     json_: bool = JSON,

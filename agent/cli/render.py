@@ -69,9 +69,7 @@ def status(answer: Mapping[str, Any]) -> None:
     console = out()
     nats, agent = answer["nats"], answer["agent"]
     state = "connected to" if nats["connected"] else "not connected to"
-    console.print(
-        Text(f"{agent['name']} (jetsync {agent['version']}, pid {agent['pid']}), {state} {nats['server']}")
-    )
+    console.print(Text(f"{agent['name']} (jetsync {agent['version']}, pid {agent['pid']}), {state} {nats['server']}"))
     table = Table(box=None, pad_edge=False)
     for column in ("MAPPING", "STATE", "MODE", "LOCAL", "REMOTE", "PENDING", "CONFLICTS", "PROBLEMS"):
         table.add_column(column, no_wrap=True)

@@ -1,9 +1,9 @@
 """The one wiring place: from a configuration to running mappings, and back to nothing.
 
-    start     lock the state directory, start the embedded server, connect (for ever, in the background), run the mappings
+    start     lock the state directory, start the embedded server, connect (in the background), run the mappings
     run       the above, with HTTP endpoints and the control socket, until told to stop
     sync      ask mappings to converge once; plan: ask dry copies of them what they would do
-    stop      drain: actions under way may end for a bounded time, then they are cancelled and clean up behind themselves
+    stop      drain: actions under way may end for a bounded time, then they are cancelled and clean up
 
 Every task has a name and a guard: one that ends early is logged and begun again, so that a mistake in one mapping never
 stops another. The connection is shared; a server that is away is waited for, and nothing else waits for it.
@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from agent.config.model import Config
 from agent.config.model import Mapping as MappingConfig
@@ -64,10 +64,11 @@ class Supervisor:
         self._offline_since: float | None = time.monotonic()
         self._connect_error: ConnectError | None = None
         self._closing = False
+        self._connected = asyncio.Event()
 
     # -- start and stop ------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Supervisor:
+    async def __aenter__(self) -> Self:
         state_dir = self.config.state_dir
         self._lock = await asyncio.to_thread(lock, state_dir)
         try:
@@ -137,6 +138,7 @@ class Supervisor:
         self._connection.on_change(self._connection_changed)
         self._connection_changed(True)
         self._remotes.attach(self._connection)
+        self._connected.set()
         self._log.info("connected", server=self._connection.url, version=_dotted(self._connection.server_version))
         for mapping in self._mappings.values():
             mapping.poke()
@@ -218,7 +220,7 @@ class Supervisor:
             except JetsyncError as error:
                 mapping.broken(error)
                 self._log.error("mapping_failed", mapping=mapping.config.name, error=error.message, remedy=error.remedy)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the guard: whatever it is, the others go on
                 mapping.broken(JetsyncError(f"unforeseen: {error!r}", remedy="please report this, with the log"))
                 self._log.exception("mapping_crashed", mapping=mapping.config.name)
             await asyncio.sleep(backoff.next())
@@ -306,9 +308,9 @@ class Supervisor:
         return self._embedded
 
     async def connection(self) -> Connection:
-        """The connection, when there is one."""
-        while self._connection is None:
-            await asyncio.sleep(0.02)
+        """The connection, as soon as there is one."""
+        await self._connected.wait()
+        assert self._connection is not None
         return self._connection
 
     @property

@@ -52,8 +52,8 @@ class Absent:
 
 @dataclass(slots=True)
 class Batch:
-    """`settled`: held paths that need nothing any more. `deferred`: paths whose rows contradict each other, to be looked at
-    again. `held`: deletions were left out for now."""
+    """`settled`: held paths that need nothing any more. `deferred`: paths whose rows contradict each other, to be
+    looked at again. `held`: deletions were left out for now."""
 
     stages: tuple[tuple[Action, ...], ...] = ()
     nuids: dict[str, str] = field(default_factory=dict)

@@ -66,6 +66,7 @@ class MappingSync:
         self._db: Db | None = None
         self._session: Session | None = None
         self._retry = asyncio.Event()
+        self._loaded = asyncio.Event()
         self._began = asyncio.Event()
         self._stopping = False
         self._error: LastError | None = None
@@ -87,6 +88,7 @@ class MappingSync:
         if self._db.recovered:
             self._log.warning("state_recovered", detail=self._db.recovered)
         self.converged_earlier = await self._db(lambda store: store.kv_get("converged") is not None)
+        self._loaded.set()
         try:
             while not self._stopping:
                 started = time.monotonic()
@@ -218,7 +220,8 @@ class MappingSync:
         try:
             await self._settled()
             session = self._session
-            assert self._db is not None and session is not None
+            assert self._db is not None
+            assert session is not None
             if session.janitor is not None:
                 await session.janitor.tidy()
             await self._db(
@@ -263,7 +266,8 @@ class MappingSync:
         try:
             await self._settled()
             session = self._session
-            assert self._db is not None and session is not None and self._dry
+            assert self._db is not None
+            assert session is not None
             directory = session.directory
 
             def make(store: StateStore) -> None:
@@ -307,12 +311,12 @@ class MappingSync:
 
     async def converged_before(self) -> bool:
         """Whether this state converged in this run or an earlier one."""
-        while self._db is None and self._failure is None:
-            await asyncio.sleep(0.01)
+        await self._loaded.wait()
         return self.converged or self.converged_earlier
 
     def broken(self, error: JetsyncError) -> None:
         """`run` ended with an error."""
+        self._loaded.set()
         self._failure = error
         self._failures += 1
         self._error = LastError(self._metrics.failure(error).value, error.message, error.remedy, time.time())

@@ -37,9 +37,9 @@ class Change:
     """The sides of `path` after an action. `seen` = the revision that the action was planned on."""
 
     path: str
-    ancestor: Ancestor | None | Keep = SAME
-    local: Local | None | Keep = SAME
-    remote: Remote | None | Keep = SAME
+    ancestor: Ancestor | Keep | None = SAME
+    local: Local | Keep | None = SAME
+    remote: Remote | Keep | None = SAME
     seen: int = 0
     dirty: bool = False
 

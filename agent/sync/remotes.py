@@ -1,8 +1,8 @@
 """What the mappings share of the remote side: the connection, the opened buckets, one feed for each bucket.
 
-The connection comes and goes; until there is one, opening a bucket says why there is none, and the mapping tries again.
-A declared bucket is created only when no state here has ever seen it: a bucket that was there and is gone is a reason to
-stop, never to make an empty one (DESIGN section 6, "Identity"). With `dry` nothing is created or changed.
+The connection comes and goes; until there is one, opening a bucket says why there is none, and is tried again.
+A declared bucket is created only when no state here has ever seen it: a bucket that was there and is gone is a
+reason to stop, never to make an empty one (DESIGN section 6, "Identity"). With `dry` nothing is created or changed.
 """
 
 from __future__ import annotations

@@ -91,5 +91,8 @@ class Holds(Container[str]):
         for hold in self._holds.values():
             hold.until = 0.0
 
+    def values(self) -> Iterator[Hold]:
+        yield from self._holds.values()
+
     def items(self) -> Iterator[tuple[str, Hold]]:
         yield from self._holds.items()

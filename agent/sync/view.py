@@ -73,7 +73,7 @@ def problem_counts(snapshot: Snapshot, strays: dict[str, Obstacle], holds: Holds
     for obstacle in strays.values():
         if not obstacle.reason.skipped:
             counts[obstacle.reason.value] = counts.get(obstacle.reason.value, 0) + 1
-    for _, hold in holds.items():
+    for hold in holds.values():
         if hold.reason:
             counts[hold.reason] = counts.get(hold.reason, 0) + 1
     return counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable
 
@@ -196,9 +197,13 @@ async def test_a_restarted_server_is_followed_on(make_server: Callable[..., Nats
                 before = connection.reconnects
                 server.restart(kill=kill)
                 waiting = asyncio.create_task(next_meta(follower))
-                await until(lambda before=before: connection.reconnects > before)
+                await until(functools.partial(_has_reconnected, connection, before))
                 await bucket.put(name, b"x")
                 assert (await waiting).name == name
+
+
+def _has_reconnected(connection: Connection, before: int) -> bool:
+    return connection.reconnects > before
 
 
 async def test_a_server_killed_while_catching_up_gives_every_name(

@@ -53,7 +53,8 @@ def doubts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def chunk_sizes(bucket: Bucket, nuid: str) -> list[int]:
-    sizes, seq = [], 1
+    sizes: list[int] = []
+    seq = 1
     while True:
         body = {"next_by_subj": f"$O.{bucket.name}.C.{nuid}", "seq": seq}
         answer = await bucket.connection.api_answer(f"STREAM.MSG.GET.{bucket.stream}", body)
