@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import typer
 from rich.table import Table
 
 from agent.cli import render
+from agent.cli.commands import ask_agent
 from agent.cli.context import Context, print_json, run_async, start_logging
-from agent.errors import UsageError
-
-if TYPE_CHECKING:
-    from agent.config.model import Config
-    from agent.objectstore import Buckets, BucketStatus
-
-T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True)
 JSON = typer.Option(False, "--json", help="Print the result as JSON on stdout.")
@@ -25,27 +18,23 @@ JSON = typer.Option(False, "--json", help="Print the result as JSON on stdout.")
 @app.command("list")
 def list_(ctx: typer.Context, json_: bool = JSON) -> None:
     """List the account's buckets."""
-
-    async def work(buckets: Buckets) -> list[BucketStatus]:
-        return await buckets.list()
-
-    found = _with_buckets(ctx, work)
+    answer = _do(ctx, "bucket-list", {})
     if json_:
-        print_json({"version": 1, "buckets": [_as_json(status) for status in found]})
+        print_json(answer)
         return
     table = Table(box=None, pad_edge=False)
     for column in ("BUCKET", "SIZE", "STORAGE", "REPLICAS", "TTL", "SEALED", "MIRROR OF", "DESCRIPTION"):
         table.add_column(column, no_wrap=True)
-    for status in found:
+    for bucket in answer["buckets"]:
         table.add_row(
-            status.name,
-            render.human(status.size),
-            status.storage,
-            str(status.replicas),
-            f"{status.ttl:g}s" if status.ttl else "",
-            "yes" if status.sealed else "",
-            status.mirror.bucket if status.mirror else "",
-            render.printable(status.description),
+            bucket["name"],
+            render.human(bucket["size"]),
+            bucket["storage"],
+            str(bucket["replicas"]),
+            f"{bucket['ttl']:g}s" if bucket["ttl"] else "",
+            "yes" if bucket["sealed"] else "",
+            bucket["mirror"] or "",
+            render.printable(bucket["description"]),
         )
     render.out().print(table)
 
@@ -53,78 +42,46 @@ def list_(ctx: typer.Context, json_: bool = JSON) -> None:
 @app.command()
 def show(ctx: typer.Context, name: str = typer.Argument(..., metavar="BUCKET"), json_: bool = JSON) -> None:
     """Show one bucket."""
-
-    async def work(buckets: Buckets) -> BucketStatus:
-        return await (await buckets.bind(name)).status()
-
-    status = _as_json(_with_buckets(ctx, work))
+    answer = _do(ctx, "bucket-show", {"name": name})
     if json_:
-        print_json({"version": 1, **status})
+        print_json(answer)
         return
-    for key, value in status.items():
-        render.out().print(f"{key:<14}{value}", markup=False)
+    for key, value in answer.items():
+        if key != "version":
+            render.out().print(f"{key:<14}{value}", markup=False)
 
 
 @app.command()
 def apply(
     ctx: typer.Context,
-    names: list[str] = typer.Argument(None, metavar="[BUCKET]...", help="Declared buckets; all when none is named."),
+    names: list[str] = typer.Argument(
+        None, metavar="[BUCKET]...", help="Declared buckets; all when none is named.", show_default=False
+    ),
     json_: bool = JSON,
 ) -> None:
     """Create the declared buckets that don't exist, and bring the others to their declared shape."""
-    from agent.objectstore import BucketSpec
-
-    config = ctx.obj.load()
-    for name in names or []:
-        if name not in config.buckets:
-            raise UsageError(f"the bucket {name!r} isn't declared", remedy="declare it under `buckets:`")
-
-    async def work(buckets: Buckets) -> list[dict[str, Any]]:
-        results = []
-        for name in names or config.buckets:
-            bucket, changes = await buckets.ensure(name, BucketSpec.of(config.buckets[name]), may_create=True)
-            results.append({"name": name, "changes": list(changes), "warnings": list(bucket.warnings)})
-        return results
-
-    results = _with_buckets(ctx, work)
+    answer = _do(ctx, "bucket-apply", {"names": names or []})
     if json_:
-        print_json({"version": 1, "buckets": results})
+        print_json(answer)
         return
-    for result in results:
+    for result in answer["buckets"]:
         print(f"{result['name']}: {', '.join(result['changes']) or 'as declared'}")
         for warning in result["warnings"]:
             print(f"  {warning}")
 
 
-def _with_buckets(ctx: typer.Context, work: Callable[[Buckets], Awaitable[T]]) -> T:
-    """Connect as the configuration says, and do the work."""
+def _do(ctx: typer.Context, command: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Have the running agent do it, or connect and do it here."""
     context: Context = ctx.obj
     config = context.load()
+    if command == "bucket-apply":
+        from agent.supervisor.buckets import chosen
+
+        chosen(config, args["names"])  # a wrong name should be told before anybody is connected
+    answer = ask_agent(config, command, args)
+    if answer is not None:
+        return answer
     start_logging(config)
-    return run_async(lambda: _connected(config, work))
+    from agent.supervisor import bucket_work
 
-
-async def _connected(config: Config, work: Callable[[Buckets], Awaitable[T]]) -> T:
-    from agent.objectstore import Buckets
-    from agent.supervisor import connected
-
-    async with connected(config) as connection:
-        return await work(Buckets(connection))
-
-
-def _as_json(status: BucketStatus) -> dict[str, Any]:
-    return {
-        "name": status.name,
-        "description": status.description,
-        "size": status.size,
-        "messages": status.messages,
-        "storage": status.storage,
-        "replicas": status.replicas,
-        "ttl": status.ttl,
-        "max_bytes": status.max_bytes,
-        "compression": status.compression,
-        "sealed": status.sealed,
-        "mirror": status.mirror.bucket if status.mirror else None,
-        "created": status.created,
-        "metadata": dict(status.metadata),
-    }
+    return run_async(lambda: bucket_work(config, command, args))

@@ -17,6 +17,7 @@ from agent.control.server import serve as serve_control
 from agent.objectstore import Connection
 from agent.observe.http import HttpServer
 from agent.observe.logging import get_logger
+from agent.supervisor import buckets
 from agent.supervisor.wiring import Supervisor
 from agent.sync.report import Report
 
@@ -82,7 +83,15 @@ def handlers(supervisor: Supervisor) -> dict[str, Any]:
     async def plan(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
         return _result(await supervisor.plan(**_chosen(args, "names", "timeout")))
 
-    return {"status": status, "sync": sync, "plan": plan}
+    def for_buckets(work: buckets.Work) -> Any:
+        async def handle(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
+            return await work(supervisor.config, supervisor.connection_now(), args)
+
+        return handle
+
+    return {"status": status, "sync": sync, "plan": plan} | {
+        command: for_buckets(work) for command, work in buckets.WORK.items()
+    }
 
 
 def _chosen(args: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -113,8 +122,17 @@ def _result(reports: Sequence[Report]) -> dict[str, Any]:
     return {"version": RESULT_VERSION, "mappings": [report.as_json() for report in reports], "snapshots": []}
 
 
+async def bucket_work(config: Config, command: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """One of the `bucket` commands by this process.
+
+    :raises ConnectError: nobody answers, or doesn't let us in
+    """
+    async with _connected(config) as connection:
+        return await buckets.WORK[command](config, connection, args)
+
+
 @contextlib.asynccontextmanager
-async def connected(config: Config) -> AsyncIterator[Connection]:
+async def _connected(config: Config) -> AsyncIterator[Connection]:
     """A connection for a single command; with an embedded server, one of its own for as long as the command lasts.
 
     :raises ConnectError: nobody answers, or doesn't let us in

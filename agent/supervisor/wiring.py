@@ -313,6 +313,15 @@ class Supervisor:
         assert self._connection is not None
         return self._connection
 
+    def connection_now(self) -> Connection:
+        """The connection, for work that shouldn't wait for one.
+
+        :raises ConnectError: there is none (yet)
+        """
+        if self._connection is None:
+            raise self._connect_error or ConnectError("not connected yet", remedy="try again in a moment")
+        return self._connection
+
     @property
     def online(self) -> bool:
         return self._remotes.online
