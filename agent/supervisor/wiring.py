@@ -69,6 +69,10 @@ class Supervisor:
     # -- start and stop ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        ignored = [*self.config.publications, *self.config.subscriptions]
+        if ignored:
+            names = [entry.name for entry in ignored]
+            self._log.warning("not_available", detail="publications and subscriptions have no effect yet", names=names)
         state_dir = self.config.state_dir
         self._lock = await asyncio.to_thread(lock, state_dir)
         try:
