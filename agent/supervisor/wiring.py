@@ -69,9 +69,9 @@ class Supervisor:
     # -- start and stop ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        ignored = [*self.config.publications, *self.config.subscriptions]
-        if ignored:
-            names = [entry.name for entry in ignored]
+        names = [entry.name for entry in self.config.publications]
+        names += [entry.name for entry in self.config.subscriptions]
+        if names:
             self._log.warning("not_available", detail="publications and subscriptions have no effect yet", names=names)
         state_dir = self.config.state_dir
         self._lock = await asyncio.to_thread(lock, state_dir)
