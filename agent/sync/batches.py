@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from agent.config.model import Mapping
 from agent.core.entries import Row
+from agent.core.names import parents_of
 from agent.core.plan import Action, Plan, Verb, plan
 from agent.core.reconcile import Rules
 from agent.directory import Directory
@@ -27,7 +28,9 @@ from agent.objectstore import new_nuid
 from agent.state import JournalEntry, StateStore
 from agent.sync.db import Db
 from agent.sync.execute import Executor
+from agent.sync.limits import LOTS_AT_ONCE, SMALL
 from agent.sync.local import Spawn, Step
+from agent.sync.lots import divide
 from agent.sync.outcome import Outcome, Result, merged
 from agent.sync.retry import Holds
 
@@ -136,18 +139,21 @@ class Batches:
 
     def _plan(self, store: StateStore, skip: Absent, hold_deletions: bool) -> Batch:
         """In the state's thread: plan the dirty rows, store what needs no action, journal what will be uploaded."""
-        rows = store.dirty(PLAN_ROWS, skip=skip)
+        dirty = store.dirty(PLAN_ROWS, skip=skip)
         batch = Batch()
-        if hold_deletions:
-            kept = [row for row in rows if not _is_deletion(row)]
-            batch.held, rows = len(kept) < len(rows), kept
+        rows = [row for row in dirty if not _is_deletion(row)] if hold_deletions else dirty
+        batch.held = len(rows) < len(dirty)
         if not rows:
             return batch
-        clashes = store.clashes([row.path for row in rows])
-        in_the_way = {row.path for row in clashes if row.path in skip}
-        if in_the_way:
-            rows = [row for row in rows if not _touches(row.path, in_the_way)]
-            clashes = [row for row in clashes if row.path not in in_the_way]
+        clashes = store.clashes([row.path for row in dirty])
+        waiting = [row.path for row in clashes if row.path in skip]
+        if batch.held:
+            waiting += [row.path for row in dirty if _is_deletion(row) and _stands_in_the_way(row)]
+        if waiting:
+            rows = without_touching(rows, waiting)
+            if not rows:
+                return batch
+            clashes = store.clashes([row.path for row in rows])
         self._directory.check_root()
         made = make_plan(store, rows, clashes, self._rules, case_insensitive=self._directory.case_insensitive)
         batch.stages = made.stages
@@ -196,36 +202,39 @@ class Batches:
         self._post(lambda: self._finished(batch, untouched))
 
     async def _run_stage(self, stage: tuple[Action, ...], nuids: dict[str, str]) -> list[Action]:
-        """Run the actions with a bounded number of workers; returns those that never ran (draining, or offline)."""
-        waiting = deque(stage)
+        """Run the actions, in lots where they are small; returns those that never ran (draining, or offline)."""
+        assert self._executor is not None
+        executor = self._executor
+        lots, alone = divide(stage)
         done: list[Outcome] = []
 
-        def hand_over() -> None:
-            outcomes = done.copy()
-            done.clear()
-            if outcomes:
+        def hand_over(*, at_least: int) -> None:
+            if len(done) >= at_least:
+                outcomes = done.copy()
+                done.clear()
                 self._post(lambda: self._commit(outcomes))
 
+        def go_on() -> bool:
+            return not self.draining and self._online()
+
         async def work() -> None:
-            while waiting and not self.draining and self._online():
-                action = waiting.popleft()
-                done.append(await self._one(action, nuids.get(action.row.path)))
-                if len(done) >= COMMIT or action.bytes > 1 << 20:
-                    hand_over()
+            while alone and go_on():
+                action = alone.popleft()
+                done.append(await executor.run(action, nuids.get(action.row.path)))
+                hand_over(at_least=1 if action.bytes > SMALL else COMMIT)
+
+        async def work_on_lots() -> None:
+            while lots and go_on():
+                done.extend(await executor.run_lot(lots.popleft(), nuids))
+                hand_over(at_least=COMMIT)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._workers, len(stage))):
+            for _ in range(min(self._workers, len(alone))):
                 group.create_task(work())
-        hand_over()
-        return list(waiting)
-
-    async def _one(self, action: Action, nuid: str | None) -> Outcome:
-        assert self._executor is not None
-        try:
-            return await self._executor.run(action, nuid)
-        except StoreUnavailableError as error:
-            # The nuid stays in the journal: whether its meta was stored isn't known.
-            return Outcome(action, Result.FAILED, error=error)
+            for _ in range(min(LOTS_AT_ONCE, len(lots))):
+                group.create_task(work_on_lots())
+        hand_over(at_least=1)
+        return [*alone, *(action for lot in lots for action in lot)]
 
     async def _finished(self, batch: Batch, untouched: list[Action]) -> None:
         self._running -= 1
@@ -253,24 +262,30 @@ class Batches:
         self._on_outcomes(outcomes)
 
     def _write(self, store: StateStore, outcomes: list[Outcome]) -> None:
-        due = time.time_ns() + OLD_CHUNKS_SECONDS * 1_000_000_000
+        """Store the changes of all outcomes in one transaction, each set of rows by one statement."""
+        changes = [change for outcome in outcomes for change in outcome.changes]
         with store.transaction():
-            for outcome in outcomes:
-                for change in outcome.changes:
-                    row, dirty = merged(store.row(change.path), change)
-                    store.put([row], dirty=dirty)
-                store.journal_remove(outcome.settled_nuids)
-                store.journal_add(
-                    JournalEntry(
-                        nuid=old.nuid,
-                        bucket=self._config.bucket,
-                        name=old.name,
-                        kind="old",
-                        expected_revision=0,
-                        due_ns=due,
-                        created_ns=time.time_ns(),
-                    )
-                    for old in outcome.old_chunks
+            rows = store.rows([change.path for change in changes])
+            dirty: dict[str, bool] = {}
+            for change in changes:
+                rows[change.path], dirty[change.path] = merged(rows[change.path], change)
+            for mark in (False, True):
+                store.put([rows[path] for path, marked in dirty.items() if marked is mark], dirty=mark)
+            store.journal_remove(nuid for outcome in outcomes for nuid in outcome.settled_nuids)
+            store.journal_add(self._old_chunks(outcomes))
+
+    def _old_chunks(self, outcomes: list[Outcome]) -> Iterator[JournalEntry]:
+        now = time.time_ns()
+        for outcome in outcomes:
+            for old in outcome.old_chunks:
+                yield JournalEntry(
+                    nuid=old.nuid,
+                    bucket=self._config.bucket,
+                    name=old.name,
+                    kind="old",
+                    expected_revision=0,
+                    due_ns=now + OLD_CHUNKS_SECONDS * 1_000_000_000,
+                    created_ns=now,
                 )
 
 
@@ -288,5 +303,34 @@ def _is_deletion(row: Row) -> bool:
     return row.ancestor is not None and (row.local is None or row.remote_side is None)
 
 
-def _touches(path: str, others: set[str]) -> bool:
-    return any(path.startswith(other + "/") or other.startswith(path + "/") for other in others)
+def _stands_in_the_way(row: Row) -> bool:
+    """Whether the path is a file or link on a side; the entry of an empty directory is in nobody's way."""
+    return not row.path.endswith("/") and (row.local is not None or row.remote_side is not None)
+
+
+def without_touching(rows: list[Row], waiting: Iterable[str]) -> list[Row]:
+    """The rows that can be planned without `waiting`: none that stands above or below one of them.
+
+    A row that has to wait keeps others waiting in turn when it is in their way: what is planned without it would find
+    the way blocked, again and again.
+    """
+    blocked = Blocked(waiting)
+    while True:
+        kept = [row for row in rows if row.path not in blocked]
+        late = {row.path for row in rows} - {row.path for row in kept}
+        if not late:
+            return kept
+        blocked = Blocked(row.path for row in rows if row.path in late and _stands_in_the_way(row))
+        rows = kept
+
+
+class Blocked(Container[str]):
+    """Holds every path that stands structurally above or below one of `paths`, by set lookups alone."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._here = {path.rstrip("/") for path in paths}
+        self._above = {parent for path in self._here for parent in parents_of(path)}
+
+    def __contains__(self, path: object) -> bool:
+        assert isinstance(path, str)
+        return path.rstrip("/") in self._above or not self._here.isdisjoint(parents_of(path))
