@@ -193,6 +193,8 @@ class Looker:
         target = names.target_from_link(path, text)
         if target is None:
             return Look("obstacle", signature, OUTSIDE)
+        if target == path:
+            return Look("obstacle", signature, DANGLING)  # no object link can say that
         return Look("link", signature, Entry(Kind.LINK, target=target))
 
     def _is_foreign(self, status: os.stat_result) -> bool:

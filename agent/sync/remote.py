@@ -97,7 +97,7 @@ def remote_of(info: ObjectInfo, path: str, scope: Scope) -> Remote:
     via_link = False
     side: Entry | Obstacle
     if info.link is not None:
-        side, via_link = _link_side(info, scope)
+        side, via_link = _link_side(info, path, scope)
     elif path.endswith("/"):
         side = Entry(Kind.DIRECTORY)
     else:
@@ -183,7 +183,7 @@ def _file_side(info: ObjectInfo, digest: bytes, size: int, scope: Scope) -> Entr
     )
 
 
-def _link_side(info: ObjectInfo, scope: Scope) -> tuple[Entry | Obstacle, bool]:
+def _link_side(info: ObjectInfo, path: str, scope: Scope) -> tuple[Entry | Obstacle, bool]:
     link = info.link
     assert link is not None
     if link.name is None:
@@ -192,6 +192,8 @@ def _link_side(info: ObjectInfo, scope: Scope) -> tuple[Entry | Obstacle, bool]:
     if inside is not None:
         if scope.symlinks == "skip":
             return Obstacle(Reason.SYMLINK), False
+        if inside == path:
+            return Obstacle(Reason.BROKEN_LINK, "a link to itself"), False
         return Entry(Kind.LINK, target=inside, mtime_ns=parse_mtime(info.metadata.get(MTIME))), False
     if not scope.pulls_only:
         return Obstacle(

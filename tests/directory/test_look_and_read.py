@@ -46,6 +46,13 @@ def test_what_is_behind_a_linked_parent_is_not_part_of_the_tree(root: Path, any_
     assert any_directory.read("way/file") is None
 
 
+def test_a_link_to_itself_is_an_obstacle(root: Path, any_directory: Directory) -> None:
+    (root / "a").mkdir()
+    (root / "a/l").symlink_to("../a/l")
+
+    assert reason_of(any_directory, "a/l") is Reason.BROKEN_LINK
+
+
 def test_what_cannot_travel_is_an_obstacle(root: Path, opener) -> None:
     directory = opener(max_size=10)
     os.mkfifo(root / "fifo")

@@ -100,6 +100,14 @@ def test_a_link_out_of_the_mapping_is_a_file_where_we_only_pull_when_it_tells_it
     assert found == ("l", Remote(Entry(Kind.FILE, DIGEST, 9), 7, nuid="N", via_link=True))
 
 
+def test_a_link_to_itself_is_a_problem():
+    found = place(meta("in/l", link=Link("b", "in/l"), size=0, chunks=0, digest=b""), SCOPE)
+
+    assert not isinstance(found, Outsider)
+    assert isinstance(found[1].side, Obstacle)
+    assert found[1].side.reason is Reason.BROKEN_LINK
+
+
 def test_a_bucket_link_is_a_problem():
     found = place(meta("in/l", link=Link("other"), size=0, chunks=0, digest=b""), SCOPE)
 
