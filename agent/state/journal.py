@@ -8,7 +8,8 @@ old      an object was replaced; its chunks are purged when readers have had tim
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal
 
 from agent.state.database import Database
@@ -29,9 +30,12 @@ class JournalEntry:
     created_ns: int
 
 
+_values = attrgetter(*JournalEntry.__slots__)
+
+
 def add(database: Database, entries: Iterable[JournalEntry]) -> None:
     """An entry of the same nuid is replaced."""
-    database.many("INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)", map(astuple, entries))
+    database.many("INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)", map(_values, entries))
 
 
 def remove(database: Database, nuids: Iterable[str]) -> None:

@@ -1,18 +1,18 @@
-"""Actions -> outcomes: one action at a time, each under the expectation that its row states.
+"""Actions -> outcomes: one action, or a lot of small ones (`lots`), each under the expectation that its row states.
 
 Nothing here decides. An action names a row; the row's local signature is the precondition on the disk, its revision
 the precondition in the store. When one doesn't hold the outcome is STALE: the path is looked at again, the newest meta
 is read again, and the next plan decides anew. Every other `JetsyncError` makes the outcome FAILED; nothing is raised
-but cancellation and errors of the connection as a whole, which concern every action (the mapping handles them).
+but cancellation.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from agent.core.entries import Entry, Gone, Kind, Local, Obstacle, Reason, Remote, Row
 from agent.core.plan import Action, Verb
@@ -33,6 +33,7 @@ from agent.errors import (
 )
 from agent.objectstore import Bucket, Link, ObjectInfo
 from agent.sync.limits import Limits
+from agent.sync.lots import LotKind, kind_of, only
 from agent.sync.outcome import SAME, Change, OldChunks, Outcome, Result
 from agent.sync.remote import Scope, metadata_of, remote_of
 from agent.sync.transfer import Transfer
@@ -43,6 +44,8 @@ _REMOTE_PROBLEMS: dict[type[JetsyncError], Reason] = {
     ChunksError: Reason.MISSING_CHUNKS,
     LinkError: Reason.BROKEN_LINK,
 }
+
+T = TypeVar("T")
 
 
 class Executor:
@@ -55,6 +58,7 @@ class Executor:
         self._bucket = bucket
         self._scope = scope
         self._rules = rules
+        self._limits = limits
         self._transfer = Transfer(directory=directory, bucket=bucket, limits=limits)
         self._verbs: dict[Verb, Callable[[Action, str | None], Awaitable[Outcome]]] = {
             Verb.UPLOAD: self._upload,
@@ -66,16 +70,30 @@ class Executor:
             Verb.UPDATE_METADATA: self._update_metadata,
             Verb.CONFLICT_COPY: self._conflict_copy,
         }
+        self._lots: dict[LotKind, Callable[[Sequence[Action], Mapping[str, str]], Awaitable[list[Outcome]]]] = {
+            LotKind.UPLOAD: self._upload_lot,
+            LotKind.DOWNLOAD: self._download_lot,
+            LotKind.DELETE: self._delete_lot,
+            LotKind.MOVE: self._move_lot,
+        }
 
     async def run(self, action: Action, nuid: str | None) -> Outcome:
-        """Run one action. `nuid`: the journalled id under which an upload stores its chunks.
+        """Run one action. `nuid`: the journalled id under which an upload stores its chunks."""
+        return await self._guarded(action, nuid, lambda: self._verbs[action.verb](action, nuid))
 
-        :raises StoreUnavailableError: the connection is away; nothing is known of the outcome, the row stays dirty
-        """
+    async def run_lot(self, actions: Sequence[Action], nuids: Mapping[str, str]) -> list[Outcome]:
+        """Run a lot as `lots.divide` makes them. `nuids`: path -> nuid, for uploads."""
+        kind = kind_of(actions[0])
+        assert kind is not None
+        async with self._limits.lot(sum(action.bytes for action in actions)):
+            return await self._lots[kind](actions, nuids)
+
+    async def _guarded(self, action: Action, nuid: str | None, work: Callable[[], Awaitable[Outcome]]) -> Outcome:
         try:
-            outcome = await self._verbs[action.verb](action, nuid)
-        except StoreUnavailableError:
-            raise
+            outcome = await work()
+        except StoreUnavailableError as error:
+            # The nuid stays in the journal: whether its meta was stored isn't known.
+            return Outcome(action, Result.FAILED, error=error)
         except (StaleError, RevisionError, ObjectNotFoundError) as error:
             return await self._stale(action, error, nuid)
         except JetsyncError as error:
@@ -83,6 +101,29 @@ class Executor:
         if nuid and outcome.result is Result.APPLIED:
             outcome.settled_nuids.append(nuid)
         return outcome
+
+    async def _each(
+        self,
+        actions: Sequence[Action],
+        results: Sequence[T | JetsyncError],
+        finish: Callable[[Action, T], Awaitable[Outcome]],
+        nuids: Mapping[str, str],
+    ) -> list[Outcome]:
+        """The outcomes of a lot, at once: what its common step gave for each action, brought to an end."""
+        outcomes: list[Outcome] = []
+
+        async def one(action: Action, result: T | JetsyncError) -> None:
+            async def work() -> Outcome:
+                if isinstance(result, JetsyncError):
+                    raise result
+                return await finish(action, result)
+
+            outcomes.append(await self._guarded(action, nuids.get(action.row.path), work))
+
+        async with asyncio.TaskGroup() as group:
+            for action, result in zip(actions, results, strict=True):
+                group.create_task(one(action, result), name=f"{action.verb.value} {action.row.path}")
+        return outcomes
 
     # -- failures ------------------------------------------------------------------------------------------------
 
@@ -132,7 +173,17 @@ class Executor:
 
     # -- the remote side -----------------------------------------------------------------------------------------
 
-    async def _upload(self, action: Action, nuid: str | None) -> Outcome:
+    async def _upload_lot(self, actions: Sequence[Action], nuids: Mapping[str, str]) -> list[Outcome]:
+        contents = await self._transfer.read_lot(
+            [(action.row.path, _present(action.row), _wanted(action)) for action in actions]
+        )
+
+        async def send(action: Action, content: bytes) -> Outcome:
+            return await self._upload(action, nuids.get(action.row.path), content)
+
+        return await self._each(actions, contents, send, nuids)
+
+    async def _upload(self, action: Action, nuid: str | None, content: bytes | None = None) -> Outcome:
         row, entry = action.row, _wanted(action)
         local = _present(row)
         name = self._scope().name_of(row.path)
@@ -145,7 +196,7 @@ class Executor:
             info = await self._bucket.put(name, b"", metadata=metadata, expected_revision=row.revision, purge_old=False)
         else:
             info = await self._transfer.upload(
-                row.path, local, name, metadata, expected_revision=row.revision, nuid=nuid
+                row.path, local, name, metadata, expected_revision=row.revision, nuid=nuid, content=content
             )
             sent = entry.size
         outcome = Outcome(action, Result.APPLIED, bytes_up=sent)
@@ -163,7 +214,8 @@ class Executor:
     async def _delete_remote(self, action: Action, _nuid: str | None) -> Outcome:
         row = action.row
         name = self._scope().name_of(row.path)
-        deleted = await self._bucket.delete(name, expected_revision=row.revision, purge=False)
+        known = ObjectInfo(self._bucket.name, name, revision=row.revision)  # what the precondition says: no read
+        deleted = await self._bucket.delete(name, expected_revision=row.revision, purge=False, known=known)
         outcome = Outcome(action, Result.APPLIED)
         gone = Remote(None, deleted.revision, gone=Gone.DELETED)
         outcome.changes = [Change(row.path, ancestor=None, remote=gone, seen=row.revision)]
@@ -187,6 +239,20 @@ class Executor:
 
     # -- the local side ------------------------------------------------------------------------------------------
 
+    async def _download_lot(self, actions: Sequence[Action], nuids: Mapping[str, str]) -> list[Outcome]:
+        items = [(action.row, _wanted(action), self._object(action.row, _wanted(action))) for action in actions]
+        locals_ = await self._transfer.download_lot(items)
+
+        async def done(action: Action, local: Local) -> Outcome:
+            return self._downloaded(action, local, _wanted(action).size)
+
+        return await self._each(actions, locals_, done, nuids)
+
+    def _downloaded(self, action: Action, local: Local, fetched: int) -> Outcome:
+        row = action.row
+        assert row.remote is not None
+        return Outcome(action, Result.APPLIED, bytes_down=fetched, changes=[self._agreed(row, local, row.remote)])
+
     async def _download(self, action: Action, _nuid: str | None) -> Outcome:
         return await self._fetch(action, keep_as=None)
 
@@ -204,58 +270,67 @@ class Executor:
             info = await self._source(row, entry)
             local = await self._transfer.download(row, entry, info, keep_as=keep_as)
             fetched = entry.size
-        outcome = Outcome(action, Result.APPLIED, bytes_down=fetched)
-        outcome.changes = [self._agreed(row, local, row.remote)]
+        outcome = self._downloaded(action, local, fetched)
         if keep_as:
             outcome.look = [keep_as]
         return outcome
 
     async def _source(self, row: Row, entry: Entry) -> ObjectInfo:
         """The object to read: as the row knows it, or what the link that leads out of the mapping resolves to."""
-        remote = row.remote
-        assert remote is not None
+        assert row.remote is not None
+        if not row.remote.via_link:
+            return self._object(row, entry)
         name = self._scope().name_of(row.path)
-        if not remote.via_link:
-            return ObjectInfo(
-                bucket=self._bucket.name,
-                name=name,
-                nuid=remote.nuid,
-                size=entry.size,
-                chunks=remote.chunks,
-                digest=entry.digest,
-                revision=remote.revision,
-            )
         link = await self._bucket.info(name)
         _, target = await self._bucket.resolve(link)
         if target.digest != entry.digest:
             raise DigestError(f"{name}: the link's target isn't what the link promised", remedy="publish it again")
         return target
 
+    def _object(self, row: Row, entry: Entry) -> ObjectInfo:
+        """The row's object, as the row knows it."""
+        remote = row.remote
+        assert remote is not None
+        return ObjectInfo(
+            bucket=self._bucket.name,
+            name=self._scope().name_of(row.path),
+            nuid=remote.nuid,
+            size=entry.size,
+            chunks=remote.chunks,
+            digest=entry.digest,
+            revision=remote.revision,
+        )
+
+    async def _delete_lot(self, actions: Sequence[Action], nuids: Mapping[str, str]) -> list[Outcome]:
+        rows = await asyncio.to_thread(self._transfer.disk.delete, [action.row for action in actions])
+
+        async def done(action: Action, row: Row) -> Outcome:
+            change = Change(row.path, ancestor=None, local=None, seen=row.revision)
+            return Outcome(action, Result.APPLIED, changes=[change])
+
+        return await self._each(actions, rows, done, nuids)
+
     async def _delete_local(self, action: Action, _nuid: str | None) -> Outcome:
-        row = action.row
-        assert row.local is not None
-        await asyncio.to_thread(self._directory.delete, row.path, row.local)
-        outcome = Outcome(action, Result.APPLIED)
-        outcome.changes = [Change(row.path, ancestor=None, local=None, seen=row.revision)]
-        return outcome
+        return only(await self._delete_lot([action], {}))
+
+    async def _move_lot(self, actions: Sequence[Action], nuids: Mapping[str, str]) -> list[Outcome]:
+        items = [(action.row, action.to, _wanted(action)) for action in actions]
+        locals_ = await asyncio.to_thread(self._transfer.disk.move, items)
+
+        async def done(action: Action, local: Local) -> Outcome:
+            row, to_row = action.row, action.to_row
+            assert to_row is not None
+            assert to_row.remote is not None
+            moved = [
+                Change(row.path, ancestor=None, local=None, seen=row.revision),
+                self._agreed(to_row, local, to_row.remote),
+            ]
+            return Outcome(action, Result.APPLIED, changes=moved)
+
+        return await self._each(actions, locals_, done, nuids)
 
     async def _move_local(self, action: Action, _nuid: str | None) -> Outcome:
-        row, to_row, entry = action.row, action.to_row, _wanted(action)
-        assert row.local is not None
-        assert to_row is not None
-        assert to_row.remote is not None
-        local = await asyncio.to_thread(self._directory.move, row.path, to_row.path, row.local)
-        set_metadata = functools.partial(
-            self._directory.set_metadata, to_row.path, local, executable=entry.executable, mtime_ns=entry.mtime_ns
-        )
-        with suppress(StaleError, PathError):  # the content has moved; what else differs is seen at the next look
-            local = await asyncio.to_thread(set_metadata)
-        outcome = Outcome(action, Result.APPLIED)
-        outcome.changes = [
-            Change(row.path, ancestor=None, local=None, seen=row.revision),
-            self._agreed(to_row, local, to_row.remote),
-        ]
-        return outcome
+        return only(await self._move_lot([action], {}))
 
     # -- both ----------------------------------------------------------------------------------------------------
 

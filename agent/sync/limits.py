@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 # Small objects in flight at once: PROTOCOL section 7 reached its best figures with 128.
 SMALL_AT_ONCE = 128
 SMALL_BYTES = 32 << 20
+# Lots of small files at once: one on the disk while others are on the wire.
+LOTS_AT_ONCE = 3
 # Files up to this size are read or written whole, in one thread hop, and are one chunk on the wire.
 SMALL = 128 << 10
 
@@ -66,6 +68,7 @@ class Limits:
         self.workers = SMALL_AT_ONCE
         self._transfers = asyncio.Semaphore(transfers)
         self._small = Budget(SMALL_BYTES)
+        self._lots = asyncio.Semaphore(LOTS_AT_ONCE)
 
     @asynccontextmanager
     async def transfer(self, size: int) -> AsyncIterator[None]:
@@ -76,3 +79,9 @@ class Limits:
         else:
             async with self._small.use(size):
                 yield
+
+    @asynccontextmanager
+    async def lot(self, size: int) -> AsyncIterator[None]:
+        """Hold the place that a lot of small files needs, `size` bytes in all."""
+        async with self._lots, self._small.use(size):
+            yield

@@ -1,4 +1,5 @@
-"""Contents between the disk and the store: small files whole, in one thread hop each way; large ones as streams.
+"""Contents between the disk and the store: small files whole, in one thread hop each way or for a lot of them (`lots`);
+large ones as streams.
 
 An upload reads the file through a descriptor whose state must be the row's signature before the first and after the
 last byte, and its digest must be the row's: only then is the meta published (a source that raises at its end makes
@@ -11,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from agent.core.entries import Entry, Local, Row
-from agent.directory import Directory
-from agent.errors import DigestError, StaleError
+from agent.directory import Directory, Staged
+from agent.errors import JetsyncError, StaleError
 from agent.objectstore import Bucket, ObjectInfo
 from agent.sync.limits import SMALL, Limits
+from agent.sync.lots import Disk, check_digest, only
 
 BLOCK = 1 << 20
 
@@ -29,6 +31,7 @@ class Transfer:
         self._directory = directory
         self._bucket = bucket
         self._limits = limits
+        self.disk = Disk(directory)
 
     async def upload(
         self,
@@ -39,29 +42,44 @@ class Transfer:
         *,
         expected_revision: int,
         nuid: str | None,
+        content: bytes | None = None,
     ) -> ObjectInfo:
-        """Store the file as `name`.
+        """Store the file as `name`. content: what was read of it as part of a lot; the lot holds its place then.
 
         :raises StaleError: the file isn't what the row says any more; nothing is visible
         :raises RevisionError: the name isn't what the row says any more
         """
         entry = local.side
         assert isinstance(entry, Entry)
+        if content is not None:
+            await self._limits.upload.take(entry.size)
+            return await self._put(name, content, metadata, entry, expected_revision=expected_revision, nuid=nuid)
         async with self._limits.transfer(entry.size):
             if entry.size <= SMALL:
-                source: bytes | AsyncIterator[bytes] = await asyncio.to_thread(self._read_small, path, local, entry)
+                content = only(await asyncio.to_thread(self.disk.read, [(path, local, entry)]))
                 await self._limits.upload.take(entry.size)
-            else:
-                source = self._blocks(path, local, entry)
-            return await self._bucket.put(
-                name,
-                source,
-                metadata=dict(metadata),
-                expected_revision=expected_revision,
-                nuid=nuid,
-                size=entry.size,
-                purge_old=False,
-            )
+            source = content if content is not None else self._blocks(path, local, entry)
+            return await self._put(name, source, metadata, entry, expected_revision=expected_revision, nuid=nuid)
+
+    async def _put(
+        self,
+        name: str,
+        source: bytes | AsyncIterator[bytes],
+        metadata: Mapping[str, str],
+        entry: Entry,
+        *,
+        expected_revision: int,
+        nuid: str | None,
+    ) -> ObjectInfo:
+        return await self._bucket.put(
+            name,
+            source,
+            metadata=metadata,
+            expected_revision=expected_revision,
+            nuid=nuid,
+            size=entry.size,
+            purge_old=False,
+        )
 
     async def download(self, row: Row, entry: Entry, info: ObjectInfo, *, keep_as: str | None) -> Local:
         """Fetch the object and put it at the row's path; returns the local side as read back.
@@ -73,27 +91,36 @@ class Transfer:
         async with self._limits.transfer(entry.size):
             await self._limits.download.take(min(entry.size, SMALL))
             if entry.size <= SMALL:
-                data = await self._bucket.get_bytes(info)
-                return await asyncio.to_thread(self._write_small, row, entry, data, executable, keep_as)
+                data = await self._fetch(info)
+                return only(await asyncio.to_thread(self.disk.write, [(row, entry, data)], keep_as=keep_as))
             return await self._stream(row, entry, info, executable, keep_as)
 
-    # -- blocking parts, in a thread -----------------------------------------------------------------------------
+    # -- lots ----------------------------------------------------------------------------------------------------
 
-    def _read_small(self, path: str, local: Local, entry: Entry) -> bytes:
-        assert local.signature is not None
-        with self._directory.open_read(path, local.signature) as file:
-            data: bytes = file.read()
-            file.confirm()
-        if hashlib.sha256(data).digest() != entry.digest:
-            raise StaleError(f"{path}: the content changed while the file's times did not")
-        return data
+    async def read_lot(self, items: Sequence[tuple[str, Local, Entry]]) -> list[bytes | JetsyncError]:
+        """Read the small files of a lot; each is put by `upload` then."""
+        return await asyncio.to_thread(self.disk.read, items)
 
-    def _write_small(self, row: Row, entry: Entry, data: bytes, executable: bool | None, keep_as: str | None) -> Local:
-        with self._directory.stage(row.path) as staged:
-            staged.write(data)
-            staged.finish(executable=executable, mtime_ns=entry.mtime_ns)
-            _check(row.path, staged.digest, entry)
-            return self._directory.put_file(row.path, staged, row.local, keep_as=keep_as).local
+    async def download_lot(self, items: Sequence[tuple[Row, Entry, ObjectInfo]]) -> list[Local | JetsyncError]:
+        """Fetch the small objects of a lot, and put them at their rows' paths."""
+        fetched: list[tuple[Row, Entry, bytes] | JetsyncError] = [StaleError("not fetched")] * len(items)
+
+        async def fetch(at: int, row: Row, entry: Entry, info: ObjectInfo) -> None:
+            try:
+                await self._limits.download.take(entry.size)
+                fetched[at] = (row, entry, await self._fetch(info))
+            except JetsyncError as error:
+                fetched[at] = error
+
+        async with asyncio.TaskGroup() as group:
+            for at, item in enumerate(items):
+                group.create_task(fetch(at, *item), name=f"fetch {item[0].path}")
+        return await asyncio.to_thread(self.disk.write, fetched)
+
+    async def _fetch(self, info: ObjectInfo) -> bytes:
+        """A small object whole; its digest is checked where it is staged."""
+        async with self._bucket.get(info, verify=False) as reader:
+            return await reader.read()
 
     # -- streams -------------------------------------------------------------------------------------------------
 
@@ -122,18 +149,18 @@ class Transfer:
     ) -> Local:
         staged = await asyncio.to_thread(self._directory.stage, row.path)
         try:
-            async with self._bucket.get(info) as reader:
-                async for block in reader:
-                    await self._limits.download.take(len(block))
-                    await asyncio.to_thread(staged.write, block)
+            async with self._bucket.get(info, verify=False) as reader:
+                async for blocks in reader.groups():
+                    await self._limits.download.take(sum(map(len, blocks)))
+                    await asyncio.to_thread(_write_all, staged, blocks)
             await asyncio.to_thread(staged.finish, executable=executable, mtime_ns=entry.mtime_ns)
-            _check(row.path, staged.digest, entry)
+            check_digest(row.path, staged.digest, entry)
             put = functools.partial(self._directory.put_file, row.path, staged, row.local, keep_as=keep_as)
             return (await asyncio.to_thread(put)).local
         finally:
             await asyncio.to_thread(staged.discard)
 
 
-def _check(path: str, digest: bytes, entry: Entry) -> None:
-    if digest != entry.digest:
-        raise DigestError(f"{path}: the bytes don't have the digest that the object promises", remedy="put it again")
+def _write_all(staged: Staged, blocks: list[bytes]) -> None:
+    for block in blocks:
+        staged.write(block)
