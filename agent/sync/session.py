@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.config.model import Mapping
+from agent.core.entries import Local
 from agent.core.filters import Filters
 from agent.core.reconcile import Rules
 from agent.directory import Directory, HintBuffer, Watcher
@@ -30,11 +31,12 @@ from agent.state import StateStore
 from agent.sync.batches import Absent, Batches
 from agent.sync.db import Db
 from agent.sync.execute import Executor
-from agent.sync.feed import Feed
+from agent.sync.feed import EndedError, Feed
 from agent.sync.janitor import Janitor
 from agent.sync.limits import Limits
 from agent.sync.local import LocalSide, Step
 from agent.sync.outcome import Outcome
+from agent.sync.rehash import Rehash
 from agent.sync.remote import Scope
 from agent.sync.remoteside import RemoteSide
 
@@ -81,6 +83,8 @@ class Session:
         self._wake = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._goals: list[Goal] = []
+        self._calls: set[asyncio.Future[None]] = set()
+        self._ended = False
         self._lost: JetsyncError | None = None
         self._draining = False
         self._next_rescan = 0.0
@@ -171,16 +175,18 @@ class Session:
                 self._group = group
                 if not self._dry:
                     await asyncio.to_thread(self.watcher.start)
-                tidying = await self._start_janitor(group)
+                beside = [await self._start_janitor(group), self._start_rehash(group)]
                 self.local.scan()
                 await self.remote.start()
                 self._plan_rescan()
                 await self._turn_forever()
-                tidying.cancel()
+                for task in beside:
+                    task.cancel()
                 self.local.stop()
         except* JetsyncError as errors:
             raise _first(errors) from None
         finally:
+            self._end_calls()
             self.local.stop()
             await self.remote.stop()
             await asyncio.to_thread(self.watcher.stop)
@@ -190,6 +196,16 @@ class Session:
             return group.create_task(asyncio.sleep(0))
         await self.janitor.start()
         return group.create_task(self.janitor.run(), name=f"janitor {self._config.name}")
+
+    def _start_rehash(self, group: asyncio.TaskGroup) -> asyncio.Task[None]:
+        rehash = Rehash(
+            interval=0.0 if self._dry else self._config.rehash,
+            directory=self.directory,
+            db=self._db,
+            found=self._rehashed,
+            changed=self._stat_changed,
+        )
+        return group.create_task(rehash.run(), name=f"rehash {self._config.name}")
 
     async def _turn_forever(self) -> None:
         while not (self._draining and self.batches.idle):
@@ -282,21 +298,32 @@ class Session:
         self._wake.set()
 
     async def call(self, step: Step) -> None:
-        """Have the loop run a step, and wait for it."""
+        """Have the loop run a step, and wait for it.
+
+        :raises EndedError: the session has ended, and the step hasn't been run, or not to its end
+        """
+        if self._ended:
+            raise EndedError
         done: asyncio.Future[None] = self._loop.create_future()
 
         async def run() -> None:
-            try:
-                await step()
-            except BaseException as error:
-                if not done.done():
-                    done.set_exception(error) if isinstance(error, JetsyncError) else done.cancel()
-                raise
+            await step()
             if not done.done():
                 done.set_result(None)
 
         self.post(run)
-        await done
+        self._calls.add(done)
+        try:
+            await done
+        finally:
+            self._calls.discard(done)
+
+    def _end_calls(self) -> None:
+        """Nobody may wait for a loop that doesn't run any more."""
+        self._ended = True
+        for done in self._calls:
+            if not done.done():
+                done.set_exception(EndedError())
 
     async def settle(self) -> None:
         """Look at everything on both sides, and wait until the mapping has settled."""
@@ -341,6 +368,15 @@ class Session:
         events, overflows = self.watcher.events, self.watcher.overflows
         self._metrics.watch(events - self._seen_events[0], overflows - self._seen_events[1])
         self._seen_events = (events, overflows)
+        self._wake.set()
+
+    async def _rehashed(self, path: str, known: Local, found: Local) -> None:
+        """A path with an action under way is looked at by the action itself; the next pass comes by again."""
+        if path not in self.batches.busy:
+            await self.call(lambda: self.local.rehashed(path, known, found))
+
+    def _stat_changed(self, paths: list[str]) -> None:
+        self.local.hints.add_ready(paths)
         self._wake.set()
 
     def _feed_lost(self, error: JetsyncError) -> None:
