@@ -27,7 +27,7 @@ from agent.state.counts import Counts
 from agent.state.database import Database
 from agent.state.journal import JournalEntry
 from agent.state.names import OtherName
-from agent.state.rows import LOCAL_SELECT, REASONS, SELECT, decode, decode_local, obstacle_of
+from agent.state.rows import FILE, LOCAL_SELECT, REASONS, SELECT, decode, decode_local, obstacle_of
 
 _PAGE = 2048
 # Rows below one path that `clashes` gives back: the planner only needs to know that there are some.
@@ -141,6 +141,11 @@ class StateReader:
     def local_sides(self, below: str = "") -> Iterator[tuple[str, Local]]:
         """The path and local side of every path that isn't absent locally. About 150,000/s; see local_signatures."""
         return map(decode_local, self._pages(LOCAL_SELECT, below, "AND l_kind > 0"))
+
+    def local_files(self, after: str, limit: int) -> list[tuple[str, Local]]:
+        """Up to `limit` paths, by path, from behind `after` on, that are files locally; with their local sides."""
+        found = self._db.all(f"{LOCAL_SELECT} WHERE path > ? AND l_kind = {FILE} ORDER BY path LIMIT ?", (after, limit))
+        return [decode_local(columns) for columns in found]
 
     def local_signatures(self, below: str = "") -> Iterator[Sighting]:
         """What a scan needs to know of the same paths, as plain tuples, several times as fast.

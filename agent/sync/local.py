@@ -27,6 +27,7 @@ from agent.state import StateStore
 from agent.sync.db import Db
 from agent.sync.hints import Hints
 from agent.sync.looks import Survey, survey
+from agent.sync.rehash import store_found
 
 # Paths in one look job; small enough that results come early, large enough that thread hops don't matter.
 LOT = 256
@@ -149,6 +150,11 @@ class LocalSide:
     async def _look(self, rows: list[Row], *, large: bool) -> None:
         found = await asyncio.to_thread(survey, self._directory, rows, large_too=large, stop=lambda: self._stop)
         self._post(lambda: self._looked(rows, found, large))
+
+    async def rehashed(self, path: str, known: Local, found: Local) -> None:
+        """The content isn't what the row says, though the stat is. A step, as all that writes rows."""
+        if path in self.looking or not await self._db(lambda store: store_found(store, path, known, found)):
+            self.hints.add_ready([path])
 
     async def _looked(self, rows: list[Row], found: Survey, large: bool) -> None:
         """Write what a look job found into the rows."""

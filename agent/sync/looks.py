@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from agent.core.entries import Entry, Local, Row
+from agent.core.entries import Entry, Local, Obstacle, Reason, Row
 from agent.directory import Directory
 
 # Files up to this size are hashed within the survey of their lot.
@@ -60,7 +60,7 @@ def _look(directory: Directory, row: Row, result: Survey, *, large_too: bool) ->
         return
     known = row.local
     assert look.signature is not None
-    if known and known.signature == look.signature and not known.racy and isinstance(known.side, Entry):
+    if known and known.signature == look.signature and not known.racy and _is_known(known.side):
         return
     if look.signature.size > LARGE and not large_too:
         result.large.append(path)
@@ -70,6 +70,11 @@ def _look(directory: Directory, row: Row, result: Survey, *, large_too: bool) ->
         _note(row, local, result)
     elif row.local is not None:
         result.changed[path] = None
+
+
+def _is_known(side: Entry | Obstacle) -> bool:
+    """Whether an unchanged stat says enough. A file that was found damaged stays so: its digest is known, and wrong."""
+    return isinstance(side, Entry) or side.reason is Reason.BAD_DIGEST
 
 
 def _note(row: Row, local: Local, result: Survey) -> None:

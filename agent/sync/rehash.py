@@ -1,0 +1,164 @@
+"""Reading every local file once per `rehash` interval, and comparing its digest with what the row says.
+
+Scans believe the stat signature. What changes content behind it (a bad disk, a write through a mapping of the file, a
+server with a slow clock) is found here only. The work is spread out: a file is due when the share of the interval that
+its size stands for has passed, and is then read in one go, but gently. The position is kept in the state, so a restart
+goes on; time in which no agent runs doesn't count.
+
+    same stat, same digest        nothing
+    another stat                  an ordinary change: the path is hinted
+    same stat, another digest     the local side becomes the obstacle BAD_DIGEST: nothing is sent or overwritten because
+                                  of it (`looks` leaves it so until the stat changes), and a person is told
+    not readable any more         the obstacle UNREADABLE, which the next look tries again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from agent.core.entries import Entry, Local, Obstacle, Reason
+from agent.directory import Directory, OpenFile
+from agent.errors import JetsyncError, PathError, StaleError
+from agent.state import StateStore
+from agent.sync.db import Db
+
+KEY = "rehash_after"
+PAGE = 256
+# What a file costs beside its bytes, so that many small files are spread out too.
+FILE_COST = 4096
+BLOCK = 4 << 20
+# Bytes per second while a file is read; more only where the interval asks for it.
+GENTLE = 32 << 20
+# The pace is computed anew at least this often (seconds): the tree grows and shrinks.
+NAP = 30.0
+
+DAMAGED = Obstacle(
+    Reason.BAD_DIGEST,
+    "the content changed while size and times did not; put a good copy in its place (or delete it, to get the "
+    "bucket's), or touch it if the content is right",
+)
+
+
+class Rehash:
+    """The pass over one mapping's files, again and again. `run` is its only task.
+
+    found: called with a path, its known local side and what it is instead. changed: called with paths whose stat is
+    another one.
+    """
+
+    def __init__(
+        self,
+        *,
+        interval: float,
+        directory: Directory,
+        db: Db,
+        found: Callable[[str, Local, Local], Awaitable[None]],
+        changed: Callable[[list[str]], None],
+    ) -> None:
+        self._interval = interval
+        self._directory = directory
+        self._db = db
+        self._found = found
+        self._changed = changed
+        self._credit = 0.0
+        self._rate = 0.0
+
+    async def run(self) -> None:
+        """Until cancelled; at once when `rehash` is 0s."""
+        if not self._interval:
+            return
+        after = await self._db(lambda store: store.kv_get(KEY)) or ""
+        while True:
+            page = await self._page(after)
+            for path, local in page:
+                await self._wait_for(FILE_COST + _size(local))
+                await self._check(path, local)
+                after = path
+                await self._keep(after)
+            if not page:
+                if not after:
+                    await asyncio.sleep(min(self._interval, NAP))
+                after = ""
+
+    async def _page(self, after: str) -> list[tuple[str, Local]]:
+        return await self._db(lambda store: store.local_files(after, PAGE))
+
+    async def _keep(self, path: str) -> None:
+        def keep(store: StateStore) -> None:
+            with store.transaction(durable=False):
+                store.kv_set(KEY, path)
+
+        await self._db(keep)
+
+    async def _wait_for(self, cost: int) -> None:
+        """Until the interval's share of `cost` has passed."""
+        while self._credit < cost:
+            counts = await self._db(lambda store: store.counts())
+            total = counts.local_bytes + FILE_COST * counts.local_objects
+            self._rate = max(total, cost, 1) / self._interval
+            nap = min(NAP, (cost - self._credit) / self._rate)
+            await asyncio.sleep(nap)
+            self._credit += nap * self._rate
+            if nap < NAP:
+                break
+        self._credit = max(0.0, self._credit - cost)
+
+    async def _check(self, path: str, local: Local) -> None:
+        if local.racy or local.signature is None or not isinstance(local.side, Entry):
+            self._changed([path])
+            return
+        try:
+            digest = await self._digest(path, local)
+        except StaleError:
+            self._changed([path])
+        except PathError as error:
+            await self._found(path, local, Local(Obstacle(Reason.UNREADABLE, error.message), local.signature))
+        except JetsyncError:
+            return  # the machine is short of something: the next pass
+        else:
+            if digest != local.side.digest:
+                await self._found(path, local, Local(DAMAGED, local.signature))
+
+    async def _digest(self, path: str, local: Local) -> bytes:
+        """:raises StaleError, PathError, SpaceError: as `Directory.open_read`"""
+        assert local.signature is not None
+        hasher = hashlib.sha256()
+        file = await asyncio.to_thread(self._directory.open_read, path, local.signature)
+        try:
+            # What counts is what the device has, not what memory has.
+            await asyncio.to_thread(os.posix_fadvise, file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            length = 1
+            while length:
+                length = await asyncio.to_thread(_read, file, hasher.update)
+                await asyncio.sleep(length / max(GENTLE, 2 * self._rate))
+            await asyncio.to_thread(file.confirm)
+        except OSError as error:
+            raise PathError(f"{path}: {error.strerror}", reason=Reason.UNREADABLE) from error
+        finally:
+            file.close()
+        return hasher.digest()
+
+
+def store_found(store: StateStore, path: str, known: Local, found: Local) -> bool:
+    """Write what was found into the row, unless the row has moved on; the row is planned again."""
+    row = store.row(path)
+    if row.local != known:
+        return False
+    with store.transaction():
+        store.put([replace(row, local=found)], dirty=True)
+    return True
+
+
+def _size(local: Local) -> int:
+    return local.signature.size if local.signature else 0
+
+
+def _read(file: OpenFile, update: Callable[[bytes], None]) -> int:
+    """Read and hash a block; how long it was, 0 at the end."""
+    block = file.read(BLOCK)
+    update(block)
+    return len(block)
