@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from agent.errors import BucketError, NotABucketError, SealedError
+from agent.errors import BucketError, NotABucketError, ObjectNotFoundError, SealedError
 from agent.objectstore import (
     chunks,
     commit,
@@ -324,6 +324,13 @@ class Bucket:
     async def names_count(self) -> int:
         """How many names have a meta message, markers and broken ones included."""
         return await listing.names_count(self)
+
+    async def newest_revision(self) -> int:
+        """The revision of the newest meta of all; 0 when there is none. Who has followed to here knows every name."""
+        try:
+            return (await commit.newest(self, subjects.all_metas(self.name))).revision
+        except ObjectNotFoundError:
+            return 0
 
     # -- chunks -----------------------------------------------------------------------------------------------------
 

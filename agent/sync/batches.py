@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.config.model import Mapping
 from agent.core.entries import Row
@@ -22,7 +22,7 @@ from agent.core.names import parents_of
 from agent.core.plan import Action, Plan, Verb, plan
 from agent.core.reconcile import Rules
 from agent.directory import Directory
-from agent.errors import StoreUnavailableError
+from agent.errors import StoreFullError, StoreUnavailableError
 from agent.objectstore import new_nuid
 from agent.state import JournalEntry, StateStore
 from agent.sync.db import Db
@@ -80,6 +80,7 @@ class Batches:
         spawn: Spawn,
         on_outcomes: Callable[[list[Outcome]], None],
         online: Callable[[], bool],
+        on_full: Callable[[], None],
         look_again: Callable[[list[str]], None],
     ) -> None:
         self._config = config
@@ -92,6 +93,7 @@ class Batches:
         self._spawn = spawn
         self._on_outcomes = on_outcomes
         self._online = online
+        self._on_full = on_full
         self._look_again = look_again
         self._running = 0
         self._held_since: float | None = None
@@ -258,6 +260,8 @@ class Batches:
             else:
                 stale = outcome.result is Result.STALE or isinstance(outcome.error, StoreUnavailableError)
                 self.holds.failed(path, now, message=str(outcome.error), reason=outcome.reason, stale=stale)
+        if any(isinstance(outcome.error, StoreFullError) for outcome in outcomes):
+            self._on_full()
         self._on_outcomes(outcomes)
 
     def _write(self, store: StateStore, outcomes: list[Outcome]) -> None:
@@ -272,9 +276,12 @@ class Batches:
                 store.put([rows[path] for path, marked in dirty.items() if marked is mark], dirty=mark)
             store.journal_remove(nuid for outcome in outcomes for nuid in outcome.settled_nuids)
             store.journal_add(self._old_chunks(outcomes))
+            if any(isinstance(outcome.error, StoreFullError) for outcome in outcomes):
+                _hurry(store)
 
     def _old_chunks(self, outcomes: list[Outcome]) -> Iterator[JournalEntry]:
         now = time.time_ns()
+        full = any(isinstance(outcome.error, StoreFullError) for outcome in outcomes)
         for outcome in outcomes:
             for old in outcome.old_chunks:
                 yield JournalEntry(
@@ -283,9 +290,16 @@ class Batches:
                     name=old.name,
                     kind="old",
                     expected_revision=0,
-                    due_ns=now + OLD_CHUNKS_SECONDS * 1_000_000_000,
+                    due_ns=now if old.unread or full else now + OLD_CHUNKS_SECONDS * 1_000_000_000,
                     created_ns=now,
                 )
+
+
+def _hurry(store: StateStore) -> None:
+    """The bucket is full: its old chunks aren't kept for readers any longer (DESIGN section 6)."""
+    now = time.time_ns()
+    old = [entry for entry in store.journal_all() if entry.kind == "old" and entry.due_ns > now]
+    store.journal_add(replace(entry, due_ns=now) for entry in old)
 
 
 def make_plan(store: StateStore, rows: list[Row], clashes: list[Row], rules: Rules, *, case_insensitive: bool) -> Plan:

@@ -136,9 +136,12 @@ class Executor:
             outcome.changes = [
                 Change(row.path, remote=await self._newest(row), seen=row.revision, dirty=True) for row in rows
             ]
-        if nuid:
-            outcome.settled_nuids.append(nuid)  # put purges its own chunks after a definite refusal
+        outcome.old_chunks = self._refused(action, nuid)
         return outcome
+
+    def _refused(self, action: Action, nuid: str | None) -> list[OldChunks]:
+        """The chunks of an upload that can't become visible. `put` has purged them if it could: the journal knows."""
+        return [OldChunks(nuid, self._scope().name_of(action.row.path), unread=True)] if nuid else []
 
     async def _newest(self, row: Row) -> Remote | None:
         """The name's newest meta, read from the leader."""
@@ -154,8 +157,7 @@ class Executor:
 
     def _failed(self, action: Action, error: JetsyncError, nuid: str | None) -> Outcome:
         outcome = Outcome(action, Result.FAILED, error=error)
-        if nuid:
-            outcome.settled_nuids.append(nuid)
+        outcome.old_chunks = self._refused(action, nuid)
         row = action.row
         reason = _REMOTE_PROBLEMS.get(type(error))
         if reason and row.remote and action.verb in (Verb.DOWNLOAD, Verb.CONFLICT_COPY):

@@ -87,11 +87,13 @@ class Feed:
                 await self._follow(backoff)
             except JetsyncError as error:
                 if not error.transient:
-                    return self._end(error)
+                    self._end(error)
+                    return
                 await asyncio.sleep(backoff.next())
             except Exception as error:  # noqa: BLE001 - a feed that dies in silence would look like a quiet bucket
                 get_logger().exception("feed_crashed", bucket=self.bucket.name)
-                return self._end(StoreError(f"following bucket {self.bucket.name!r} failed: {error!r}"))
+                self._end(StoreError(f"following bucket {self.bucket.name!r} failed: {error!r}"))
+                return
 
     async def _follow(self, backoff: Backoff) -> None:
         first = min(self._subscriptions, key=lambda subscription: subscription.cursor)

@@ -1,14 +1,18 @@
 """What is cleaned up behind the work: chunks that no meta names, staging files, the trash.
 
-Every upload's nuid is in the journal before its first chunk, and leaves it with the commit of its outcome. What a crash
-or a lost connection leaves there is decided by a fresh read of the name's meta (DESIGN section 6):
+Every upload's nuid is in the journal before its first chunk. A commit of its outcome takes it out when the upload
+succeeded, and makes it an entry of old chunks, due at once, when the store has refused its meta. What a crash, a lost
+connection or an unknown outcome leaves there is decided by a fresh read of the name's meta (DESIGN section 6):
 
     the meta has our nuid                     the upload was successful: forget the entry
     the revision isn't the expected one       our meta can never be accepted any more: purge the chunks
     otherwise, after 5 minutes                nobody is sending any more: purge the chunks
 
-Old chunks (of an object that we overwrote or deleted) are purged 30 s after the new meta, so that readers can finish,
-and only when no live meta is known to have their nuid (a rename keeps it).
+The time counts from when nobody worked on the upload any more. Old chunks (of an object that we overwrote or deleted)
+are purged 30 s after the new meta, so that readers can finish; at once when the bucket is full.
+
+No chunk is purged that a meta may name: another client may have renamed the object, and the nuid with it. So nothing is
+purged before the metas have been followed to the newest of all, and no known name has the nuid then.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Container
+from contextlib import suppress
 
 from agent.config.model import Mapping
 from agent.directory import Directory
@@ -25,14 +30,16 @@ from agent.state import JournalEntry
 from agent.sync.db import Db
 
 ORPHAN_SECONDS = 300
-# Entries of an earlier process: whatever it had sent has arrived or never will.
-DEAD_PROCESS_SECONDS = 30
+# Entries of an earlier session: whatever it had sent has arrived or never will.
+DEAD_SESSION_SECONDS = 30
 PURGES_AT_ONCE = 32
 TIDY_SECONDS = 10.0
 TRASH_SECONDS = 600.0
 
 
 class Janitor:
+    """Of one session. `active`: the nuids of uploads under way, which are left alone."""
+
     def __init__(
         self, *, config: Mapping, bucket: Bucket, directory: Directory, db: Db, active: Container[str]
     ) -> None:
@@ -41,7 +48,10 @@ class Janitor:
         self._directory = directory
         self._db = db
         self._active = active
+        self._started = time.monotonic()
         self._started_ns = time.time_ns()
+        self._idle_since: dict[str, float] = {}  # nuid -> when nobody worked on it any more
+        self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._trash_at = 0.0
 
@@ -53,16 +63,21 @@ class Janitor:
     async def run(self) -> None:
         """Tidy at intervals, for as long as the session lives."""
         while True:
-            await asyncio.sleep(TIDY_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TIDY_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
             await self.tidy()
+
+    def wake(self) -> None:
+        """Have `run` tidy now."""
+        self._wake.set()
 
     async def tidy(self) -> None:
         """Purge what is due and expire the trash. Errors of the store leave the entries for the next time."""
         async with self._lock:
-            try:
+            with suppress(StoreUnavailableError):
                 await self._purge_due()
-            except StoreUnavailableError:
-                return
         if not self._directory.read_only and time.monotonic() >= self._trash_at:
             self._trash_at = time.monotonic() + TRASH_SECONDS
             await asyncio.to_thread(self._directory.trash.expire, time.time())
@@ -75,17 +90,32 @@ class Janitor:
 
         async def one(entry: JournalEntry) -> str | None:
             async with limit:
-                return entry.nuid if await self._decide(entry, now) else None
+                return entry.nuid if await self._decide(entry) else None
 
-        done = [nuid for nuid in await asyncio.gather(*map(one, entries)) if nuid]
+        self._note_idle(entries)
+        results = await asyncio.gather(*map(one, entries), return_exceptions=True)
+        done = [nuid for nuid in results if isinstance(nuid, str)]
         if done:
             await self._db(lambda store: store.journal_remove(done))
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
-    async def _decide(self, entry: JournalEntry, now: int) -> bool:
+    def _note_idle(self, entries: list[JournalEntry]) -> None:
+        """An entry of this session began to wait when it is met here first, an earlier one's at the session's start."""
+        now = time.monotonic()
+        self._idle_since = {entry.nuid: self._idle_since.get(entry.nuid, now) for entry in entries}
+
+    async def _decide(self, entry: JournalEntry) -> bool:
         """Whether the entry is settled; purges its chunks when they are nobody's."""
         try:
-            if entry.kind == "upload" and not await self._is_lost(entry, now):
-                return await self._succeeded(entry)
+            lost = entry.kind == "old" or await self._is_lost(entry)
+            if lost is None:
+                return False
+            if not lost:
+                return True
+            if not await self._is_followed():
+                return False
             if await self._db(lambda store: store.find_nuid(entry.nuid)):
                 return entry.kind == "upload"
             await self._bucket.purge_chunks(entry.nuid)
@@ -95,15 +125,13 @@ class Janitor:
             return False
         return True
 
-    async def _succeeded(self, entry: JournalEntry) -> bool:
-        try:
-            info = await self._bucket.info(entry.name)
-        except ObjectNotFoundError:
-            return False
-        return info.nuid == entry.nuid
+    async def _is_followed(self) -> bool:
+        """Whether every name that the bucket has now is known here."""
+        newest = await self._bucket.newest_revision()
+        return newest <= await self._db(lambda store: store.cursor)
 
-    async def _is_lost(self, entry: JournalEntry, now: int) -> bool:
-        """Whether the upload under this nuid can't become visible any more."""
+    async def _is_lost(self, entry: JournalEntry) -> bool | None:
+        """Whether the upload under this nuid can't become visible any more; False: it is visible; None: who knows."""
         try:
             info = await self._bucket.info(entry.name, show_deleted=True)
             if info.nuid == entry.nuid and not info.deleted:
@@ -112,6 +140,6 @@ class Janitor:
                 return True
         except ObjectNotFoundError:
             pass
-        age = (now - entry.created_ns) / 1e9
-        earlier_process = entry.created_ns < self._started_ns
-        return age > (DEAD_PROCESS_SECONDS if earlier_process else ORPHAN_SECONDS)
+        if entry.created_ns < self._started_ns:
+            return time.monotonic() - self._started > DEAD_SESSION_SECONDS or None
+        return time.monotonic() - self._idle_since[entry.nuid] > ORPHAN_SECONDS or None

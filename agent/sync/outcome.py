@@ -46,10 +46,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class OldChunks:
-    """Chunks that no meta of ours names any more: to be purged once readers had their time."""
+    """Chunks that no meta of ours names any more: to be purged once readers had their time.
+
+    unread: nobody can have begun to read them (an upload whose meta was refused): to be purged at once.
+    """
 
     nuid: str
     name: str
+    unread: bool = False
 
 
 @dataclass(slots=True)

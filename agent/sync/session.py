@@ -134,6 +134,7 @@ class Session:
             spawn=self._spawn,
             on_outcomes=self._outcomes(on_outcomes),
             online=online,
+            on_full=self._make_room,
             look_again=self.local.hints.add_ready,
         )
         self.janitor = (
@@ -378,6 +379,11 @@ class Session:
     def _stat_changed(self, paths: list[str]) -> None:
         self.local.hints.add_ready(paths)
         self._wake.set()
+
+    def _make_room(self) -> None:
+        """The bucket is full: what only waits to be purged is purged now."""
+        if self.janitor is not None:
+            self.janitor.wake()
 
     def _feed_lost(self, error: JetsyncError) -> None:
         self._lost = error
