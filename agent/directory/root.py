@@ -84,6 +84,11 @@ class Directory:
         return self._tree.path
 
     @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the opened root; they count within one process only."""
+        return self._tree.device, self._tree.inode
+
+    @property
     def read_only(self) -> bool:
         """Whether nothing can be written: by the options, a read-only mount, or missing permission."""
         return self.options.read_only or not probe.is_writable(self._tree.fd)

@@ -20,7 +20,7 @@ from pathlib import Path
 from agent.config.model import Mapping
 from agent.core.filters import Filters
 from agent.directory import Directory, DirectoryOptions
-from agent.errors import ConnectError, DirectoryError, JetsyncError, NotAllowedError, StateError
+from agent.errors import ConnectError, DirectoryError, JetsyncError, NotAllowedError, RootError, StateError
 from agent.observe.logging import Once, get_logger
 from agent.observe.metrics import MappingMetrics
 from agent.observe.reasons import of_problem
@@ -37,6 +37,8 @@ from agent.sync.session import Session
 
 # While a mapping drains, actions under way may take this long to end by themselves (seconds).
 DRAIN_SECONDS = 8.0
+# A directory that isn't there is looked for at least this often (seconds): it costs nothing.
+ROOT_SECONDS = 5.0
 # Problems that are looked through for new ones.
 PROBLEMS_TOLD = 1000
 
@@ -65,6 +67,7 @@ class MappingSync:
         self._told = Once()
         self._db: Db | None = None
         self._session: Session | None = None
+        self._root: tuple[int, int] | None = None  # of the first session
         self._retry = asyncio.Event()
         self._loaded = asyncio.Event()
         self._began = asyncio.Event()
@@ -105,6 +108,7 @@ class MappingSync:
         directory = await asyncio.to_thread(Directory.open, self.config.directory, options=self._options())
         try:
             assert self._db is not None
+            self._see_that_it_is_the_same(directory)
             filters = Filters(self.config.include, self.config.exclude)
             await self._db(lambda store: adopt_identity(store, self.config))
             seen = await self._db(lambda store: store.kv_get("bucket_seen") is not None)
@@ -135,6 +139,19 @@ class MappingSync:
             self._session = None
             await asyncio.to_thread(directory.close)
 
+    def _see_that_it_is_the_same(self, directory: Directory) -> None:
+        """A root that was replaced or unmounted while we ran looks like one in which everything was deleted.
+
+        :raises RootError: it isn't the directory that earlier sessions of this process had; it may come back
+        """
+        if self._root is None:
+            self._root = directory.identity
+        elif self._root != directory.identity:
+            raise RootError(
+                f"{directory.path}: another directory or file system is in its place since the agent started",
+                remedy="mount it or put it back; or restart the agent, to go on with what is there now",
+            )
+
     async def _rest(self, error: JetsyncError, seconds: float) -> None:
         """A session ended with an error: say so once, and wait for the next one."""
         waits = waits_for_server(error)
@@ -147,6 +164,8 @@ class MappingSync:
             event = "mapping_waits" if waits else "mapping_failed"
             self._log.warning(event, error=error.message, remedy=error.remedy, retry_in=round(seconds, 1))
         self._retry.clear()
+        if isinstance(error, RootError):
+            seconds = min(seconds, ROOT_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._retry.wait()
