@@ -5,8 +5,9 @@ way, over different paths, so that a transfer of an hour holds nothing else up; 
 no plan is made for a busy path. Before a batch starts, the nuids of its uploads are in the journal: what a crash
 leaves in the store is known at the next start.
 
-Deletions wait while anything is being looked at (`held_since`, 10 s at most): the other half of a rename may be among
-it, and a rename costs nothing where a deletion and a transfer cost the content.
+The halves of a rename are found one by one, and a rename costs nothing where a deletion and a transfer cost the
+content. So deletions wait while anything is hinted or looked at, 10 s at most; and new local files wait while something
+that has settled is still being looked at: 2 s at most, or for as long as there are deletions that wait.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from agent.config.model import Mapping
-from agent.core.entries import Row
+from agent.core.entries import Entry, Kind, Row
 from agent.core.names import parents_of
 from agent.core.plan import Action, Plan, Verb, plan
 from agent.core.reconcile import Rules
@@ -39,6 +40,7 @@ BATCHES = 4
 # Outcomes committed in one transaction.
 COMMIT = 256
 HELD_SECONDS = 10.0
+CREATIONS_HELD_SECONDS = 2.0
 OLD_CHUNKS_SECONDS = 30
 
 
@@ -62,6 +64,17 @@ class Batch:
     settled: list[str] = field(default_factory=list)
     deferred: list[str] = field(default_factory=list)
     held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What isn't planned yet, since it may be one half of a rename whose other half hasn't been looked at."""
+
+    deletions: bool
+    creations: bool
+
+    def holds(self, row: Row) -> bool:
+        return (self.deletions and _is_deletion(row)) or (self.creations and _is_creation(row))
 
 
 class Batches:
@@ -97,27 +110,31 @@ class Batches:
         self._look_again = look_again
         self._running = 0
         self._held_since: float | None = None
+        self._plan_at = 0.0
         self.busy: set[str] = set()
         self.nuids: set[str] = set()  # of the uploads under way
         self.holds = Holds()
         self.draining = False
         self.held_back = False
+        self._deletions_held = False
 
     @property
     def idle(self) -> bool:
         return self._running == 0
 
-    async def advance(self, *, looking: Container[str], quiet: bool) -> bool:
+    async def advance(self, *, looking: Container[str], quiet: bool, searching: bool) -> bool:
         """Plan the dirty rows and start a batch; returns whether anything was found to do.
 
-        `looking`: paths whose local side is being looked at. `quiet`: no hint and no look is pending.
+        `looking`: paths whose local side is being looked at. `quiet`: no hint and no look is pending. `searching`:
+        looks or scans are under way, or hints that have settled wait for them.
         """
-        now = asyncio.get_running_loop().time()
-        if self.draining or self._running >= BATCHES or not self._online():
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self.draining or self._running >= BATCHES or not self._online() or (searching and now < self._plan_at):
             return False
         skip = Absent(self.busy, looking, self.holds.waiting(now))
-        hold_deletions = self._hold_deletions(quiet, now)
-        batch = await self._db(lambda store: self._plan(store, skip, hold_deletions))
+        hold = self._to_hold(quiet, searching, now)
+        batch = await self._db(lambda store: self._plan(store, skip, hold))
         for path in batch.settled:
             self.holds.clear(path)
         for path in batch.deferred:
@@ -128,21 +145,26 @@ class Batches:
         if batch.held and self._held_since is None:
             self._held_since = now
         if not batch.stages:
+            # What is held is looked through again and again while the search goes on: in proportion to what that costs.
+            self._plan_at = loop.time() + max(0.02, 3 * (loop.time() - now)) if batch.held else 0.0
             return False
         self._start(batch)
         return True
 
-    def _hold_deletions(self, quiet: bool, now: float) -> bool:
-        if quiet or (self._held_since is not None and now - self._held_since > HELD_SECONDS):
+    def _to_hold(self, quiet: bool, searching: bool, now: float) -> Hold:
+        """Which halves of a rename wait for the other one: see the module's docstring."""
+        held_for = now - self._held_since if self._held_since is not None else 0.0
+        if quiet or held_for > HELD_SECONDS:
             self._held_since = None
-            return False
-        return True
+            return Hold(deletions=False, creations=False)
+        return Hold(deletions=True, creations=searching and (self._deletions_held or held_for < CREATIONS_HELD_SECONDS))
 
-    def _plan(self, store: StateStore, skip: Absent, hold_deletions: bool) -> Batch:
+    def _plan(self, store: StateStore, skip: Absent, hold: Hold) -> Batch:
         """In the state's thread: plan the dirty rows, store what needs no action, journal what will be uploaded."""
         dirty = store.dirty(PLAN_ROWS, skip=skip)
         batch = Batch()
-        rows = [row for row in dirty if not _is_deletion(row)] if hold_deletions else dirty
+        rows = [row for row in dirty if not hold.holds(row)]
+        self._deletions_held = hold.deletions and any(_is_deletion(row) for row in dirty)
         batch.held = len(rows) < len(dirty)
         if not rows:
             return batch
@@ -310,6 +332,14 @@ def make_plan(store: StateStore, rows: list[Row], clashes: list[Row], rules: Rul
         return row.local is not None or row.remote_side is not None
 
     return plan(rows, rules, clashes=clashes, taken=taken, copies=store.live_copies, case_insensitive=case_insensitive)
+
+
+def _is_creation(row: Row) -> bool:
+    """A local file that nobody else has: what a rename looks like at its new name."""
+    side = row.local_side
+    if row.ancestor is not None or row.remote_side is not None or not isinstance(side, Entry):
+        return False
+    return side.kind is Kind.FILE and side.size > 0
 
 
 def _is_deletion(row: Row) -> bool:

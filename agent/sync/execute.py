@@ -133,9 +133,8 @@ class Executor:
         outcome.look = list(outcome.paths)
         if isinstance(error, RevisionError | ObjectNotFoundError):
             rows = [action.row, *([action.to_row] if action.to_row else [])]
-            outcome.changes = [
-                Change(row.path, remote=await self._newest(row), seen=row.revision, dirty=True) for row in rows
-            ]
+            for row in rows:
+                await self._look_at_remote(row, outcome)
         outcome.old_chunks = self._refused(action, nuid)
         return outcome
 
@@ -143,17 +142,18 @@ class Executor:
         """The chunks of an upload that can't become visible. `put` has purged them if it could: the journal knows."""
         return [OldChunks(nuid, self._scope().name_of(action.row.path), unread=True)] if nuid else []
 
-    async def _newest(self, row: Row) -> Remote | None:
-        """The name's newest meta, read from the leader."""
-        name = self._scope().name_of(row.path)
+    async def _look_at_remote(self, row: Row, outcome: Outcome) -> None:
+        """Bring the name's newest meta, as the leader has it, into the outcome."""
+        change = Change(row.path, seen=row.revision, dirty=True)
         try:
-            info = await self._bucket.info(name, show_deleted=True)
+            info = await self._bucket.info(self._scope().name_of(row.path), show_deleted=True)
+            change = replace(change, remote=remote_of(info, row.path, self._scope()))
         except ObjectNotFoundError:
-            gone = Gone.EXPIRED if self._bucket.has_ttl else Gone.VANISHED
-            return Remote(None, 0, gone=gone) if row.remote else None
+            if row.revision:
+                outcome.vanished.append(row.path)
         except JetsyncError:
-            return row.remote
-        return remote_of(info, row.path, self._scope())
+            pass  # the follower tells, sooner or later
+        outcome.changes.append(change)
 
     def _failed(self, action: Action, error: JetsyncError, nuid: str | None) -> Outcome:
         outcome = Outcome(action, Result.FAILED, error=error)

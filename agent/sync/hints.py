@@ -23,6 +23,11 @@ class Hints:
     def __len__(self) -> int:
         return len(self._quiet) + len(self._ready)
 
+    @property
+    def ready(self) -> bool:
+        """Some path has settled and waits to be taken."""
+        return bool(self._ready)
+
     def __contains__(self, path: object) -> bool:
         return path in self._quiet or path in self._ready
 

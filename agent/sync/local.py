@@ -98,6 +98,11 @@ class LocalSide:
         return not (self.looking or self.hints or self._entries or self._wanted or self._scanning)
 
     @property
+    def searching(self) -> bool:
+        """Something is being looked at, or has settled and waits for it. (Not: a file that is being written.)"""
+        return bool(self.looking or self.hints.ready or self._entries or self._wanted or self._scanning)
+
+    @property
     def scanning(self) -> bool:
         return self._scanning
 
@@ -168,7 +173,7 @@ class LocalSide:
             if not path.endswith("/"):
                 self.scan(path)
         if found.hollow:
-            below = await self._db(lambda store: [inner for path in found.hollow for inner in store.below(path)])
+            below = await self._db(lambda store: store.below_any(found.hollow))
             await self._hinted([path for path in below if path not in self.looking and path not in found.hollow])
         if IGNORE_FILE in {path.rpartition("/")[2] for path in found.changed}:
             self.scan()

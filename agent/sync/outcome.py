@@ -58,7 +58,10 @@ class OldChunks:
 
 @dataclass(slots=True)
 class Outcome:
-    """Bytes are those of contents that were transferred; `look` are local paths that must be looked at again."""
+    """Bytes are those of contents that were transferred; `look` are local paths that must be looked at again.
+
+    `vanished`: paths whose objects weren't there any more, without a marker; nothing follows before that is confirmed.
+    """
 
     action: Action
     result: Result
@@ -68,6 +71,7 @@ class Outcome:
     bytes_up: int = 0
     bytes_down: int = 0
     look: list[str] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
     settled_nuids: list[str] = field(default_factory=list)
     old_chunks: list[OldChunks] = field(default_factory=list)
 

@@ -6,25 +6,36 @@ are. A revision that a row already has is an echo of our own write, or old news:
 Purges, renames by other clients and expiry leave no trace in the stream (PROTOCOL section 3c). Two checks find them:
 after catching up, at the start and at each rescan, the number of names on the server must equal the number of names
 known, or everything is listed once and what wasn't seen has vanished (`check`); and a live meta whose nuid is known
-under another name makes that name be read again at once (`_suspects`).
+under another name makes that name be read again (`suspect`), at once and, while both live, for a minute: other clients rename
+in two steps. A name is taken for gone only when the leader has no meta of it, in the very stream that the rows are of.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from agent.config.model import Mapping
 from agent.core.entries import Gone, Obstacle, Reason, Remote, Row
-from agent.errors import JetsyncError, LinkError, ObjectNotFoundError, StoreUnavailableError
-from agent.objectstore import Batch, Bucket, MetaMessage, ObjectInfo
+from agent.errors import BucketReplacedError, JetsyncError, LinkError, ObjectNotFoundError, StoreUnavailableError
+from agent.objectstore import Batch, Bucket, BucketStatus, MetaMessage, ObjectInfo
 from agent.observe.metrics import MappingMetrics
 from agent.state import StateStore
 from agent.sync.db import Db
 from agent.sync.feed import Feed, Subscription
 from agent.sync.remote import Outsider, Scope, place, remote_of, resolved
+from agent.sync.retry import Backoff
+
+# Seconds between two looks at a name whose nuid lives under another name too: a rename of another client's, in two steps.
+_SUSPICION = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+# Seconds without a batch after which a listing is given up for now: long enough for a reconnect.
+SILENCE = 15.0
+# Damaged names that are looked at again with each check.
+HEALED_AT_MOST = 1000
 
 Placed = tuple[str, Remote] | Outsider
 
@@ -43,7 +54,10 @@ class RemoteSide:
         lost: Callable[[JetsyncError], None],
         scope: Callable[[], Scope],
         metrics: MappingMetrics,
+        progress: Callable[[], None] = lambda: None,
+        failed: Callable[[JetsyncError], None] = lambda _: None,
     ) -> None:
+        """`progress` is called when the bucket has told something that was waited for, `failed` when it hasn't."""
         self._config = config
         self._bucket = bucket
         self._feed = feed
@@ -52,7 +66,14 @@ class RemoteSide:
         self._lost = lost
         self._scope = scope
         self._metrics = metrics
+        self._progress = progress
+        self._failed = failed
         self._subscription: Subscription | None = None
+        self._created = bucket.created if bucket is not None else ""
+        self._suspects: dict[str, tuple[float, int]] = {}  # path -> when to read it, and how often that was done
+        self._listing_wanted = False
+        self._check_at = 0.0
+        self._backoff = Backoff(ceiling=10.0)
         self.caught_up = False
         self.checked = 0
         self.wanted_checks = 1
@@ -63,7 +84,7 @@ class RemoteSide:
         if self._bucket is None or self._feed is None:
             self.caught_up = True  # a dry run on a bucket that would be created: empty
             return
-        created = self._bucket.created
+        created = self._created
         cursor = await self._db(lambda store: _adopt_stream(store, created))
         self._subscription = await self._feed.subscribe(
             cursor=cursor, created=created, deliver=self._deliver, lost=self._lost
@@ -75,19 +96,53 @@ class RemoteSide:
 
     @property
     def idle(self) -> bool:
-        return self.caught_up and self.checked >= self.wanted_checks
+        return self.ready and self.checked >= self.wanted_checks
+
+    @property
+    def ready(self) -> bool:
+        """Whether the rows have every name of the bucket, as far as anybody can know."""
+        return self.caught_up and self.checked > 0 and not self._listing_wanted
 
     def check_wanted(self) -> None:
         """Ask for the count of names to be compared (after catching up)."""
         self.wanted_checks += 1
 
-    async def advance(self) -> None:
-        """Compare the number of names when that was asked for."""
+    def listing_wanted(self) -> None:
+        """Ask for every meta to be read again: what is a path of the mapping has changed."""
+        self._listing_wanted = True
+        self.check_wanted()
+
+    def suspect(self, paths: Iterable[str]) -> None:
+        """These names may be gone, or may be about to go, without a message: read them."""
+        now = time.monotonic()
+        for path in paths:
+            self._suspects.setdefault(path, (now, 0))
+
+    def next_due(self) -> float | None:
+        """Seconds until `advance` has something to do that waits for its time."""
+        dues = [due for due, _ in self._suspects.values()]
         if self.caught_up and self.checked < self.wanted_checks:
-            asked = self.wanted_checks
-            if self._bucket is not None:
-                await self._check(self._bucket)
-            self.checked = asked
+            dues.append(self._check_at)
+        return max(0.0, min(dues) - time.monotonic()) if dues else None
+
+    async def advance(self) -> None:
+        """Read the suspects, and compare the number of names when that was asked for; later, while the store is away."""
+        if self._bucket is None:
+            self.checked = self.wanted_checks
+            return
+        await self._read_suspects()
+        if not self.caught_up or self.checked >= self.wanted_checks or time.monotonic() < self._check_at:
+            return
+        asked = self.wanted_checks
+        try:
+            await self._check(self._bucket)
+        except StoreUnavailableError as error:
+            self._check_at = time.monotonic() + self._backoff.next()
+            self._failed(error)
+            return
+        self._backoff.reset()
+        self.checked = asked
+        self._progress()
 
     # -- metas ---------------------------------------------------------------------------------------------------
 
@@ -98,10 +153,11 @@ class RemoteSide:
         live = self.caught_up
         suspects = await self.store(batch.metas, cursor=batch.last_seq, look_for_renames=live)
         self.last_seq = max(self.last_seq, batch.last_seq)
+        if not live:
+            self._progress()
         if batch.caught_up:
             self.caught_up = True
-        for path in suspects:
-            await self.refresh(path)
+        self.suspect(suspects)
 
     async def store(self, metas: list[MetaMessage], *, cursor: int | None, look_for_renames: bool = False) -> list[str]:
         """Write metas into the rows; returns the paths whose nuid turned up under another name."""
@@ -124,8 +180,18 @@ class RemoteSide:
             return replace(remote, side=Obstacle(Reason.BROKEN_LINK, str(error)))
         return resolved(remote, link, target, scope)
 
-    async def refresh(self, path: str) -> None:
-        """Read a name's newest meta from the leader; a name without one has vanished."""
+    async def _read_suspects(self) -> None:
+        now = time.monotonic()
+        for path, (due, times) in list(self._suspects.items()):
+            if due > now:
+                continue
+            if times < len(_SUSPICION) and not await self._refresh(path):
+                self._suspects[path] = (now + _SUSPICION[times], times + 1)
+            else:
+                del self._suspects[path]
+
+    async def _refresh(self, path: str) -> bool:
+        """Read a name's newest meta from the leader; a name without one has vanished. False: it is as it was."""
         scope, bucket = self._scope(), self._bucket
         assert bucket is not None
         try:
@@ -133,39 +199,78 @@ class RemoteSide:
             remote = remote_of(info, path, scope)
         except ObjectNotFoundError:
             remote = None
+            try:
+                await self._same_stream(bucket)
+            except StoreUnavailableError:
+                return False
         except StoreUnavailableError:
-            self.check_wanted()
-            return
+            return False
         except JetsyncError:
-            return
+            return True  # a broken meta: the follower tells
         gone = Gone.EXPIRED if bucket.has_ttl else Gone.VANISHED
-        await self._db(lambda store: _refreshed(store, path, remote, gone))
+        return await self._db(lambda store: _refreshed(store, path, remote, gone))
+
+    async def _same_stream(self, bucket: Bucket) -> BucketStatus:
+        """:raises BucketReplacedError: the bucket isn't the one any more that the rows are of"""
+        status = await bucket.status()
+        if status.created != self._created:
+            raise BucketReplacedError(
+                f"bucket {bucket.name!r} was deleted and made again ({status.created}, before: {self._created})"
+            )
+        return status
 
     # -- the count of names --------------------------------------------------------------------------------------
 
     async def _check(self, bucket: Bucket) -> None:
         known = await self._db(lambda store: store.known_names())
-        if await bucket.names_count() == known:
-            return
-        self._metrics.full_scan("remote")
-        await self.list_all()
+        if self._listing_wanted or await bucket.names_count() != known:
+            self._metrics.full_scan("remote")
+            self._listing_wanted = True
+            await self._list_all(bucket)
+            self._listing_wanted = False
+        await self._look_for_healed(bucket)
 
-    async def list_all(self) -> None:
-        """Read every meta of the bucket; names that are known but weren't seen have vanished or expired."""
-        bucket = self._bucket
-        if bucket is None:
-            return
-        status = await bucket.status()
+    async def _list_all(self, bucket: Bucket) -> None:
+        """Read every meta of the bucket; names that are known but weren't seen have vanished or expired.
+
+        :raises StoreUnavailableError: the listing isn't whole; nothing follows from it
+        :raises BucketReplacedError: the stream isn't the one any more that the rows are of
+        """
+        status = await self._same_stream(bucket)
         await self._db(lambda store: store.begin_listing())
-        async with aclosing(bucket.follow(after=0)) as batches:
-            async for batch in batches:
+        async with aclosing(bucket.follow(after=0, created=self._created)) as batches:
+            caught_up = False
+            while not caught_up:
+                try:
+                    async with asyncio.timeout(SILENCE):
+                        batch = await anext(batches)
+                except TimeoutError as error:
+                    raise StoreUnavailableError(f"the listing of bucket {bucket.name!r} came to a stop") from error
                 await self.store(batch.metas, cursor=None)
                 names = [message.name for message in batch.metas]
                 await self._db(functools.partial(StateStore.seen, listed=names))
-                if batch.caught_up:
-                    break
+                caught_up = batch.caught_up
+                self._progress()
         gone = Gone.EXPIRED if bucket.has_ttl else Gone.VANISHED
         await self._db(lambda store: _sweep(store, gone, status.last_seq))
+
+    async def _look_for_healed(self, bucket: Bucket) -> None:
+        """Chunks that were missing may be back, and a link's target be there now, without a new meta of the name."""
+        problems = await self._db(lambda store: store.problems(HEALED_AT_MOST))
+        for path, obstacle in problems:
+            if obstacle.reason in (Reason.MISSING_CHUNKS, Reason.BROKEN_LINK):
+                with suppress(JetsyncError):
+                    await self._heal(bucket, path)
+
+    async def _heal(self, bucket: Bucket, path: str) -> None:
+        scope = self._scope()
+        info = await bucket.info(scope.name_of(path))
+        remote = remote_of(info, path, scope)
+        if remote.via_link:
+            remote = await self._resolve(remote, info, scope)
+        if isinstance(remote.side, Obstacle) or (info.chunks and await bucket.chunk_count(info.nuid) != info.chunks):
+            return
+        await self._db(lambda store: _healed(store, path, remote))
 
 
 def _adopt_stream(store: StateStore, created: str) -> int:
@@ -206,14 +311,22 @@ def _store(
     return suspects
 
 
-def _refreshed(store: StateStore, path: str, remote: Remote | None, gone: Gone) -> None:
+def _refreshed(store: StateStore, path: str, remote: Remote | None, gone: Gone) -> bool:
     with store.transaction(durable=False):
         row = store.row(path)
         if remote is None:
             remote = Remote(None, 0, gone=gone)
         elif remote.revision <= row.revision:
-            return
+            return row.remote is None or row.remote.side is None
         store.put([replace(row, remote=remote)], dirty=True)
+        return True
+
+
+def _healed(store: StateStore, path: str, remote: Remote) -> None:
+    with store.transaction(durable=False):
+        row = store.row(path)
+        if remote.revision >= row.revision and isinstance(row.remote_side, Obstacle):
+            store.put([replace(row, remote=remote)], dirty=True)
 
 
 def _sweep(store: StateStore, gone: Gone, up_to: int) -> None:

@@ -68,6 +68,8 @@ class Session:
         on_outcomes: Callable[[list[Outcome]], None],
         on_state: Callable[[State], None],
         on_settled: Callable[[bool], Awaitable[None]],
+        progress: Callable[[], None],
+        failed: Callable[[JetsyncError], None],
         dry: bool,
     ) -> None:
         self._config = config
@@ -117,6 +119,8 @@ class Session:
             lost=self._feed_lost,
             scope=self.scope,
             metrics=metrics,
+            progress=progress,
+            failed=failed,
         )
         executor = (
             Executor(directory=directory, bucket=bucket, scope=self.scope, limits=limits, rules=self.rules)
@@ -231,6 +235,7 @@ class Session:
             self.local.hints.next_due(now),
             self.batches.holds.next_due(now),
             self._next_rescan - now,
+            self.remote.next_due(),
             1.0 if self.batches.held_back else None,
         ]
         due = min(due for due in dues if due is not None)
@@ -252,9 +257,9 @@ class Session:
         await self.local.advance(self.batches.busy)
         await self.remote.advance()
         started = False
-        if self.local.scanned and self.remote.caught_up and self.remote.checked and not self._dry:
+        if self.local.scanned and self.remote.ready and not self._dry:
             looking = Absent(self.local.looking, self.local.hints)
-            started = await self.batches.advance(looking=looking, quiet=self.local.idle)
+            started = await self.batches.advance(looking=looking, quiet=self.local.idle, searching=self.local.searching)
         self._show()
         if not started and self._quiet():
             await self._settle()
@@ -393,6 +398,7 @@ class Session:
         def handle(outcomes: list[Outcome]) -> None:
             for outcome in outcomes:
                 self.local.hints.add_ready(outcome.look)
+                self.remote.suspect(outcome.vanished)
             pass_on(outcomes)
 
         return handle
@@ -401,8 +407,7 @@ class Session:
         """Rows that are filtered now lose their ancestor; names that aren't any more are read again."""
         await self._db(lambda store: drop_filtered(store, filters))
         await asyncio.to_thread(self.watcher.refresh)
-        self.remote.check_wanted()
-        await self.remote.list_all()
+        self.remote.listing_wanted()
 
     def _plan_rescan(self) -> None:
         self._next_rescan = self._loop.time() + self._config.rescan * random.uniform(0.75, 1.25)
