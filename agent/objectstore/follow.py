@@ -118,6 +118,8 @@ class Follower(AsyncIterator[Batch]):
                 batch = self._take()
                 if batch is not None:
                     return batch
+            if self._broken and (refusal := self._publisher.refused(self._token)) is not None:
+                raise refusal
             if self._consumer is None or self._broken:
                 await self._start()
                 if not self._caught_up and self._target <= self._last:

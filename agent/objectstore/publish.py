@@ -117,6 +117,7 @@ class Publisher:
         self.window = SEND_BUDGET
         """Upper bound of one transfer's window in bytes: halved when the server says that it is too much."""
         self._waiting: dict[str, Pending | Callable[[RawMessage | None], None]] = {}
+        self._posted: dict[str, str | NotAllowedError] = {}  # token -> subject of its requests, or why there is none
         self._inbox = inbox
         self._skip = len(inbox) + 1
         self._count = 0
@@ -233,10 +234,17 @@ class Publisher:
 
     def post(self, token: str, subject: str, payload: bytes) -> None:
         """Send a request whose answers go to the handler of `token`. Raises StoreUnavailableError, NotAllowedError."""
+        self._posted[token] = subject.lower()
         self._write(subject, f"{self._inbox}.{token}", payload, b"")
 
     def close_token(self, token: str) -> None:
         self._waiting.pop(token, None)
+        self._posted.pop(token, None)
+
+    def refused(self, token: str) -> NotAllowedError | None:
+        """Why the server takes no requests of this token, which is asked for before it is closed."""
+        refusal = self._posted.get(token)
+        return refusal if isinstance(refusal, NotAllowedError) else None
 
     def _write(self, subject: str, reply: str, payload: bytes | memoryview, headers: bytes) -> None:
         client = self._client
@@ -315,6 +323,11 @@ class Publisher:
             f"this user may not publish to {quoted!r}", remedy="add the subject to the user's publish permissions"
         )
         self._fail(lambda pending: refusal if pending.subject.lower() == quoted else None)
+        for token, subject in self._posted.items():
+            handler = self._waiting.get(token)
+            if subject == quoted and handler is not None and not isinstance(handler, Pending):
+                self._posted[token] = refusal
+                handler(None)
 
     def close(self) -> None:
         self._closed = True

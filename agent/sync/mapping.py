@@ -20,7 +20,15 @@ from pathlib import Path
 from agent.config.model import Mapping
 from agent.core.filters import Filters
 from agent.directory import Directory, DirectoryOptions
-from agent.errors import ConnectError, DirectoryError, JetsyncError, NotAllowedError, RootError, StateError
+from agent.errors import (
+    ConnectError,
+    DirectoryError,
+    JetsyncError,
+    NotAllowedError,
+    RootError,
+    StateError,
+    StoreUnavailableError,
+)
 from agent.observe.logging import Once, get_logger
 from agent.observe.metrics import MappingMetrics
 from agent.observe.reasons import of_problem
@@ -75,6 +83,7 @@ class MappingSync:
         self._error: LastError | None = None
         self._failure: JetsyncError | None = None
         self._failures = 0
+        self._waiting: tuple[float, JetsyncError] | None = None  # since when, and for what
         self._state = State.STARTING
         self._since = time.time()
         self._converged_at: float | None = None
@@ -128,9 +137,12 @@ class MappingSync:
                 on_outcomes=self._outcomes,
                 on_state=self._set_state,
                 on_settled=self._on_settled,
+                progress=self._progress,
+                failed=self._waits,
                 dry=self._dry,
             )
             self._failure = None
+            self._waits(StoreUnavailableError(f"bucket {self.config.bucket!r} doesn't tell what it holds"))
             self._began.set()
             self._metrics.attempt(time.time())
             await self._session.run()
@@ -155,6 +167,8 @@ class MappingSync:
     async def _rest(self, error: JetsyncError, seconds: float) -> None:
         """A session ended with an error: say so once, and wait for the next one."""
         waits = waits_for_server(error)
+        if waits:
+            self._waits(error)
         reason = self._metrics.failure(error)
         self._error = LastError(reason.value, error.message, error.remedy, time.time())
         self._failure = error
@@ -197,6 +211,10 @@ class MappingSync:
             tally.add(outcomes)
         for outcome in outcomes:
             self._count(outcome)
+            if outcome.result is Result.APPLIED:
+                self._progress()
+            elif isinstance(outcome.error, StoreUnavailableError):
+                self._waits(outcome.error)
 
     def _count(self, outcome: Outcome) -> None:
         action = outcome.action
@@ -222,6 +240,7 @@ class MappingSync:
 
     async def _on_settled(self, converged: bool) -> None:
         """Nothing is under way; `converged`: and nothing is left to do."""
+        self._progress()
         if converged:
             self._converged_at = time.time()
             self._pending_since = None
@@ -229,7 +248,19 @@ class MappingSync:
             self._once.clear("session")
         await self._tell_problems()
 
+    def _waits(self, error: JetsyncError) -> None:
+        """The store didn't do what it was asked for, and was asked again."""
+        self._waiting = (self._waiting[0] if self._waiting else time.monotonic(), error)
+
+    def _progress(self) -> None:
+        self._waiting = None
+
     # -- what others ask -----------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> tuple[float, JetsyncError] | None:
+        """How long nothing but waiting for the store was done (seconds), and why; None when something is going on."""
+        return (time.monotonic() - self._waiting[0], self._waiting[1]) if self._waiting else None
 
     async def converge(self) -> Report:
         """Look at everything, bring both sides together, and say what was done. Waits while the server is away."""

@@ -6,8 +6,9 @@ are. A revision that a row already has is an echo of our own write, or old news:
 Purges, renames by other clients and expiry leave no trace in the stream (PROTOCOL section 3c). Two checks find them:
 after catching up, at the start and at each rescan, the number of names on the server must equal the number of names
 known, or everything is listed once and what wasn't seen has vanished (`check`); and a live meta whose nuid is known
-under another name makes that name be read again (`suspect`), at once and, while both live, for a minute: other clients rename
-in two steps. A name is taken for gone only when the leader has no meta of it, in the very stream that the rows are of.
+under another name makes that name be read again (`suspect`), at once and, while both live, for a minute: other clients
+rename in two steps. A name is taken for gone only when the leader has no meta of it, in the very stream that the rows
+are of.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from agent.sync.feed import Feed, Subscription
 from agent.sync.remote import Outsider, Scope, place, remote_of, resolved
 from agent.sync.retry import Backoff
 
-# Seconds between two looks at a name whose nuid lives under another name too: a rename of another client's, in two steps.
+# Seconds between two looks at a name whose nuid lives under another name too: another client renames in two steps.
 _SUSPICION = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 # Seconds without a batch after which a listing is given up for now: long enough for a reconnect.
 SILENCE = 15.0
@@ -126,7 +127,7 @@ class RemoteSide:
         return max(0.0, min(dues) - time.monotonic()) if dues else None
 
     async def advance(self) -> None:
-        """Read the suspects, and compare the number of names when that was asked for; later, while the store is away."""
+        """Read the suspects, and compare the number of names when that was asked for."""
         if self._bucket is None:
             self.checked = self.wanted_checks
             return
