@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -236,7 +236,8 @@ class Supervisor:
         """Bring the mappings to convergence once. `timeout`: seconds to wait for a server that is away."""
         configs = self.select(names)
         self.start_mappings(configs)
-        return await self._ask([self._mappings[config.name].converge() for config in configs], configs, timeout)
+        mappings = [self._mappings[config.name] for config in configs]
+        return await self._ask([(mapping, mapping.converge()) for mapping in mappings], timeout)
 
     async def plan(self, names: Sequence[str], *, timeout: float) -> list[Report]:
         """What `sync` would do: dry mappings on copies of the state, in a temporary directory."""
@@ -258,7 +259,7 @@ class Supervisor:
                 )
                 dry.append(mapping)
                 tasks.append(asyncio.create_task(mapping.run(), name=f"plan {config.name}"))
-            reports = await self._ask([mapping.plan() for mapping in dry], configs, timeout)
+            reports = await self._ask([(mapping, mapping.plan()) for mapping in dry], timeout)
             for report in reports:
                 report.actions = report.actions or []
             return reports
@@ -275,15 +276,18 @@ class Supervisor:
         elif (path := self._state_path(name)).exists():
             await asyncio.to_thread(copy_state, path, target)
 
-    async def _ask(self, questions: Sequence[Any], configs: Sequence[MappingConfig], timeout: float) -> list[Report]:
-        """Wait for the reports; those that don't come while the server is away for `timeout` are failed."""
-        tasks = [asyncio.create_task(question) for question in questions]
+    async def _ask(
+        self, questions: Sequence[tuple[MappingSync, Coroutine[Any, Any, Report]]], timeout: float
+    ) -> list[Report]:
+        """Wait for the reports; those that don't come while the store does nothing for `timeout` are failed."""
+        tasks = {asyncio.create_task(question): mapping for mapping, question in questions}
         try:
-            while (waiting := [task for task in tasks if not task.done()]) and not self._given_up(timeout):
+            while waiting := {task: mapping for task, mapping in tasks.items() if not task.done()}:
+                if self._given_up(timeout) or all(_waits_too_long(mapping, timeout) for mapping in waiting.values()):
+                    break
                 await asyncio.wait(waiting, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
             return [
-                task.result() if task.done() else self._unreached(config)
-                for task, config in zip(tasks, configs, strict=True)
+                task.result() if task.done() else self._unreached(mapping, timeout) for task, mapping in tasks.items()
             ]
         finally:
             for task in tasks:
@@ -295,12 +299,14 @@ class Supervisor:
             return True
         return self._offline_since is not None and time.monotonic() - self._offline_since > timeout
 
-    def _unreached(self, config: MappingConfig) -> Report:
+    def _unreached(self, mapping: MappingSync, timeout: float) -> Report:
         servers = ", ".join(self.config.nats.shown_servers) or "the embedded server"
-        error = self._connect_error or ConnectError(
+        error: JetsyncError = self._connect_error or ConnectError(
             f"no answer from {servers}", remedy="see whether it runs, and that `nats.servers` is right"
         )
-        return Report(config.name, state="failed", errors=[str(error)], exit_code=error.exit_code)
+        if self._remotes.online and mapping.waiting is not None and _waits_too_long(mapping, timeout):
+            error = mapping.waiting[1]
+        return Report(mapping.config.name, state="failed", errors=[str(error)], exit_code=error.exit_code)
 
     async def converged_before(self, names: Sequence[str]) -> bool:
         """Whether every mapping's state says that it had converged once (`sync --offline-ok`)."""
@@ -365,6 +371,10 @@ class Supervisor:
                 for mapping in self._mappings.values()
             ],
         )
+
+
+def _waits_too_long(mapping: MappingSync, timeout: float) -> bool:
+    return mapping.waiting is not None and mapping.waiting[0] > timeout
 
 
 def copy_state(source: Path, target: Path) -> None:
