@@ -20,13 +20,15 @@ from agent.state.files import make_private_directory
 class StateLock:
     """A lock that is held until `release()`, or the end of the `with` block."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int | None, *, shared: bool = False) -> None:
         self.path = path
-        self._descriptor: int | None = descriptor
+        self._descriptor = descriptor
+        self._shared = shared
 
     def release(self) -> None:
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
+            if not self._shared:
+                os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -60,12 +62,36 @@ def lock(state_dir: Path) -> StateLock:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     except OSError as error:
-        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise StateError(f"the state directory {state_dir} can't be locked: {error.strerror}") from error
-        raise LockedError(
-            f"the state directory {state_dir} is used by another jetsync" + (f" (pid {owner})" if owner else ""),
-            remedy="stop it, or give this one its own state_dir",
-        ) from error
+        raise _refused(state_dir, descriptor, error) from error
     return StateLock(path, descriptor)
+
+
+def lock_for_reading(state_dir: Path) -> StateLock:
+    """Keep others from writing to the state directory, changing nothing in it. One that isn't there needs no lock.
+
+    :raises LockedError: a process that writes has it
+    :raises StateError: the file can't be opened
+    """
+    path = state_dir / "lock"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return StateLock(path, None)
+    except OSError as error:
+        raise StateError(f"the state directory {state_dir} can't be read: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        raise _refused(state_dir, descriptor, error) from error
+    return StateLock(path, descriptor, shared=True)
+
+
+def _refused(state_dir: Path, descriptor: int, error: OSError) -> StateError | LockedError:
+    owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+    os.close(descriptor)
+    if error.errno not in (errno.EAGAIN, errno.EACCES):
+        return StateError(f"the state directory {state_dir} can't be locked: {error.strerror}")
+    return LockedError(
+        f"the state directory {state_dir} is used by another jetsync" + (f" (pid {owner})" if owner else ""),
+        remedy="stop it, or give this one its own state_dir",
+    )

@@ -106,7 +106,7 @@ async def sync_once(config: Config, *, names: Sequence[str], timeout: float, off
 
 async def plan_once(config: Config, *, names: Sequence[str], timeout: float) -> dict[str, Any]:
     """One `plan` by this process."""
-    async with Supervisor(config) as supervisor:
+    async with Supervisor(config, dry=True) as supervisor:
         return _result(await supervisor.plan(names, timeout=timeout))
 
 

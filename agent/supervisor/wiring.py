@@ -24,13 +24,13 @@ from typing import Any, Self
 from agent.config.model import Config
 from agent.config.model import Mapping as MappingConfig
 from agent.embedded import EmbeddedServer
-from agent.errors import ConnectError, JetsyncError, NotAllowedError, UsageError
+from agent.errors import ConnectError, JetsyncError, NotAllowedError, StateError, UsageError
 from agent.objectstore import Connection
 from agent.observe.logging import Once, get_logger
 from agent.observe.metrics import Metrics, program_version
 from agent.observe.readiness import MappingReadiness, Readiness
 from agent.observe.status import AgentStatus, NatsStatus
-from agent.state import StateLock, StateStore, lock
+from agent.state import StateLock, lock, lock_for_reading
 from agent.sync.mapping import DRAIN_SECONDS, MappingSync
 from agent.sync.remotes import Remotes
 from agent.sync.report import Report
@@ -47,8 +47,12 @@ class Supervisor:
     :raises LockedError: another agent holds the state directory
     """
 
-    def __init__(self, config: Config, *, config_path: Path | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, config: Config, *, config_path: Path | None = None, metrics: Metrics | None = None, dry: bool = False
+    ) -> None:
+        """dry: only `plan` will be asked for; nothing in the state directory is changed."""
         self.config = config
+        self._dry = dry and config.nats.embedded is None  # an embedded server keeps its password there
         self._config_path = config_path
         self.metrics = metrics or Metrics()
         self._log = get_logger()
@@ -74,9 +78,10 @@ class Supervisor:
         if names:
             self._log.warning("not_available", detail="publications and subscriptions have no effect yet", names=names)
         state_dir = self.config.state_dir
-        self._lock = await asyncio.to_thread(lock, state_dir)
+        self._lock = await asyncio.to_thread(lock_for_reading if self._dry else lock, state_dir)
         try:
-            await asyncio.to_thread((state_dir / "mappings").mkdir, mode=0o700, exist_ok=True)
+            if not self._dry:
+                await asyncio.to_thread((state_dir / "mappings").mkdir, mode=0o700, exist_ok=True)
             if self.config.nats.embedded is not None:
                 await self._start_embedded()
             self._spawn("connect", self._stay_connected())
@@ -378,12 +383,20 @@ def _waits_too_long(mapping: MappingSync, timeout: float) -> bool:
 
 
 def copy_state(source: Path, target: Path) -> None:
-    """Copy a mapping's state that no agent has open."""
-    store = StateStore.open(source)
+    """Copy a mapping's state that no agent has open: the file and, after a crash, its log. Changes nothing there.
+
+    :raises StateError: it can't be read, or copied
+    """
     try:
-        store.copy_to(target)
-    finally:
-        store.close()
+        for part in ("", "-wal"):
+            old = source.with_name(source.name + part)
+            if old.exists():
+                shutil.copyfile(old, target.with_name(target.name + part))
+    except OSError as error:
+        raise StateError(
+            f"the state store {source} can't be copied for a plan: {error.strerror}",
+            remedy="see whether it can be read, and that there is space for temporary files",
+        ) from error
 
 
 def _dotted(version: Sequence[int]) -> str:

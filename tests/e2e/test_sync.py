@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -338,3 +339,37 @@ def test_the_configuration_is_found(agent: Agent, when: str):
     env = {"JETSYNC_CONFIG": file} if when == "from the environment" else None
 
     assert jetsync(*arguments, exit=0, env=env).json["mappings"][0]["state"] == "converged"
+
+
+def snapshot(*roots: Path) -> dict[str, tuple[int, int, int]]:
+    """Everything below the roots and they themselves, as lstat sees it."""
+    found = [path for root in roots for path in (root, *root.rglob("*"))]
+    return {str(path): (path.lstat().st_mtime_ns, path.lstat().st_ino, path.lstat().st_size) for path in found}
+
+
+def test_a_plan_makes_no_state_directory(agent: Agent):
+    write_tree(agent.directory(), {"file": b"1"})
+
+    assert len(agent.plan()["actions"]) == 1
+    assert not agent.state_dir.exists()
+    assert os.listdir(agent.directory()) == ["file"]
+
+
+def test_a_plan_changes_nothing_in_the_state_or_the_tree(agent: Agent):
+    write_tree(agent.directory(), {"file": b"1", "other": b"2"})
+    agent.sync()
+    (agent.directory() / "file").write_bytes(b"edited")
+    before = snapshot(agent.state_dir, agent.directory())
+
+    assert [action["path"] for action in agent.plan()["actions"]] == ["file"]
+    assert snapshot(agent.state_dir, agent.directory()) == before
+
+
+def test_a_plan_after_a_crash_knows_what_the_crashed_agent_had_done(agent: Agent):
+    write_tree(agent.directory(), TREE)
+    with agent.run() as running:
+        running.kill()
+    before = snapshot(agent.state_dir)
+
+    assert agent.plan()["actions"] == []
+    assert snapshot(agent.state_dir) == before
