@@ -11,6 +11,7 @@ OTHER_FILE_SYSTEM...); SpaceError try later.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -122,11 +123,11 @@ class Applier:
         except FileExistsError as exc:
             if not stat.S_ISDIR(target.status().st_mode):
                 raise StaleError(f"{path}: something was created there meanwhile") from exc
-            # An empty directory that isn't an entry of the tree is in nobody's way.
+            # Directories without a file in them that aren't entries of the tree are in nobody's way.
             if self._options.empty_directories:
                 raise structure_clash(path, "a directory is in the way") from exc
             try:
-                os.rmdir(target.name, dir_fd=target.fd)
+                _remove_hollow(target.fd, target.name)
             except OSError as not_empty:
                 raise structure_clash(path, "a directory with files in it is in the way") from not_empty
             place.create(self._tree.can, new, target)
@@ -338,6 +339,29 @@ def _same_but_for_case(one: Spot, other: Spot) -> bool:
     first, second = one.status(), other.status()
     same = (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
     return same and one.name != other.name and one.name.casefold() == other.name.casefold()
+
+
+def _remove_hollow(fd: int, name: str) -> None:
+    """Remove a directory that holds nothing but directories, at any depth. Raises OSError; then all of it is left,
+    unless somebody interfered."""
+    for path in list(_hollow(fd, name, "")):
+        os.rmdir(path, dir_fd=fd)
+
+
+def _hollow(fd: int, name: str, prefix: str) -> Iterator[str]:
+    """The directory and all below it, innermost first. Raises OSError when there is anything else."""
+    below = os.open(name, dirfd.DIRECTORY_FLAGS, dir_fd=fd)
+    try:
+        with os.scandir(below) as found:
+            entries = list(found)
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+        for entry in entries:
+            yield from _hollow(below, entry.name, f"{prefix}{name}/")
+    finally:
+        os.close(below)
+    yield prefix + name
 
 
 def _unlink_if_there(spot: Spot) -> None:

@@ -483,3 +483,24 @@ def test_a_directory_opened_for_reading_is_never_written(root: Path, opener) -> 
     assert directory.trash.expire(1e12) == 0
     assert directory.read_only
     assert os.listdir(root) == ["file"]
+
+
+def test_directories_without_a_file_in_them_are_in_nobodys_way(root: Path, any_directory: Directory) -> None:
+    (root / "a/b/c").mkdir(parents=True)
+    (root / "a/d").mkdir()
+    put(any_directory, "a", b"file", None)
+
+    assert (root / "a").read_bytes() == b"file"
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_directory_with_something_in_it_stays_whole(root: Path, any_directory: Directory, link: bool) -> None:
+    (root / "a/empty").mkdir(parents=True)
+    (root / "a/z").mkdir()
+    (root / "a/z/x").symlink_to("..") if link else write(root / "a/z/x")
+    with pytest.raises(PathError) as error:
+        put(any_directory, "a", b"file", None)
+
+    assert error.value.reason == Reason.STRUCTURE_CLASH
+    assert (root / "a/empty").is_dir()
+    assert (root / "a/z/x").exists()
