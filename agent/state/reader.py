@@ -106,19 +106,28 @@ class StateReader:
             above.update(parents_of(path))
             if path.endswith("/"):
                 above.add(path[:-1])
-            else:
-                found = self._db.stream(
-                    "SELECT path FROM paths WHERE path >= ? AND path < ? AND (l_kind > 0 OR r_kind > 0)", bounds(path)
-                )
-                few = 0
-                for (inner,) in found:
-                    if inner not in given:
-                        below[inner] = None
-                        few += 1
-                        if few == _FEW_CLASHES:
-                            break
+        for path in self._with_something_below(given):
+            found = self._db.stream(
+                "SELECT path FROM paths WHERE path >= ? AND path < ? AND (l_kind > 0 OR r_kind > 0)", bounds(path)
+            )
+            few = 0
+            for (inner,) in found:
+                if inner not in given:
+                    below[inner] = None
+                    few += 1
+                    if few == _FEW_CLASHES:
+                        break
         rows = self.rows([*(above - given), *below])
         return [row for _, row in sorted(rows.items()) if row.local is not None or row.remote_side is not None]
+
+    def _with_something_below(self, paths: Iterable[str]) -> list[str]:
+        """Those of `paths` that are above rows; one statement for all, since that is hardly ever one of them."""
+        listed = json.dumps([path for path in paths if not path.endswith("/")])
+        sql = (
+            "SELECT value FROM json_each(?) WHERE EXISTS"
+            " (SELECT 1 FROM paths WHERE path >= value || '/' AND path < value || '0')"
+        )
+        return [path for (path,) in self._db.all(sql, (listed,))]
 
     def live_copies(self, path: str) -> int:
         """How many conflict copies of a path exist on either side."""
@@ -134,6 +143,10 @@ class StateReader:
     def below(self, directory: str) -> Iterator[str]:
         """The paths of all rows below a directory."""
         return (found[0] for found in self._pages("SELECT path FROM paths", directory))
+
+    def below_any(self, paths: Iterable[str]) -> list[str]:
+        """The paths of all rows below any of these."""
+        return [inner for path in self._with_something_below(paths) for inner in self.below(path)]
 
     def all_rows(self, below: str = "") -> Iterator[Row]:
         return map(decode, self._pages(SELECT, below))

@@ -48,6 +48,8 @@ class StateStore(StateReader):
         self._kept = counting.load(database) or counting.recount(database)
         self._numbers = dict(self._kept)
         self._prefix = super().prefix
+        self.dirtied = 0
+        """Grows whenever rows have become dirty; may be read by any thread."""
 
     @classmethod
     def open(cls, path: Path, *, schema: Schema | None = None) -> StateStore:
@@ -116,6 +118,7 @@ class StateStore(StateReader):
             remaining = iter(rows_)
             while lot := {row.path: row for row in islice(remaining, _LOT)}:
                 self._put(list(lot.values()), dirty)
+                self.dirtied += bool(dirty)
 
     def _put(self, lot: list[Row], dirty: bool | None) -> None:
         paths = json.dumps([row.path for row in lot])
@@ -156,6 +159,7 @@ class StateStore(StateReader):
 
     def mark_dirty(self, paths: Iterable[str]) -> None:
         """Paths without a row are passed over: there is nothing to reconcile."""
+        self.dirtied += 1
         with self.transaction(durable=False):
             self._numbers["dirty"] += self._db.run(
                 "UPDATE paths SET dirty = 1 WHERE dirty = 0 AND path IN (SELECT value FROM json_each(?))",
@@ -163,6 +167,7 @@ class StateStore(StateReader):
             )
 
     def mark_all_dirty(self) -> None:
+        self.dirtied += 1
         with self.transaction(durable=False):
             self._db.run("UPDATE paths SET dirty = 1 WHERE dirty = 0")
             self._numbers["dirty"] = self._numbers["rows"]
@@ -206,6 +211,7 @@ class StateStore(StateReader):
 
     def _tidy(self) -> None:
         """After a statement over all rows: no row without anything on it, and all numbers anew."""
+        self.dirtied += 1
         self._db.run("DELETE FROM paths WHERE l_kind = 0 AND a_kind = 0 AND r_kind = 0 AND r_revision <= 0")
         self._numbers = counting.recount(self._db)
 

@@ -28,6 +28,7 @@ from agent.objectstore import new_nuid
 from agent.state import JournalEntry, StateStore
 from agent.sync.db import Db
 from agent.sync.execute import Executor
+from agent.sync.hints import Absent, Looking
 from agent.sync.limits import LOTS_AT_ONCE, SMALL
 from agent.sync.local import Spawn, Step
 from agent.sync.lots import divide
@@ -44,26 +45,17 @@ CREATIONS_HELD_SECONDS = 2.0
 OLD_CHUNKS_SECONDS = 30
 
 
-class Absent:
-    """A container of paths that holds what any of `parts` holds."""
-
-    def __init__(self, *parts: Container[str]) -> None:
-        self._parts = parts
-
-    def __contains__(self, path: object) -> bool:
-        return any(path in part for part in self._parts)
-
-
 @dataclass(slots=True)
 class Batch:
     """`settled`: held paths that need nothing any more. `deferred`: paths whose rows contradict each other, to be
-    looked at again. `held`: deletions were left out for now."""
+    looked at again. `held`: rows were left out for now. `waiting`: rows wait for others that are in their way."""
 
     stages: tuple[tuple[Action, ...], ...] = ()
     nuids: dict[str, str] = field(default_factory=dict)
     settled: list[str] = field(default_factory=list)
     deferred: list[str] = field(default_factory=list)
     held: bool = False
+    waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +67,23 @@ class Hold:
 
     def holds(self, row: Row) -> bool:
         return (self.deletions and _is_deletion(row)) or (self.creations and _is_creation(row))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the last plan depended on, besides the rows that were dirty then.
+
+    dirtied: how many rows have become dirty. released: how often paths were given free again. looking, hints: looks
+    that ended, and hints that are left. holds: paths that wait after
+    failures.
+    """
+
+    dirtied: int
+    released: int
+    looks: int
+    hints: int
+    holds: int
+    hold: Hold
 
 
 class Batches:
@@ -110,6 +119,9 @@ class Batches:
         self._look_again = look_again
         self._running = 0
         self._held_since: float | None = None
+        self._released = 0
+        self._waiting = False
+        self._seen: _Seen | None = None
         self._plan_at = 0.0
         self.busy: set[str] = set()
         self.nuids: set[str] = set()  # of the uploads under way
@@ -122,19 +134,23 @@ class Batches:
     def idle(self) -> bool:
         return self._running == 0
 
-    async def advance(self, *, looking: Container[str], quiet: bool, searching: bool) -> bool:
-        """Plan the dirty rows and start a batch; returns whether anything was found to do.
-
-        `looking`: paths whose local side is being looked at. `quiet`: no hint and no look is pending. `searching`:
-        looks or scans are under way, or hints that have settled wait for them.
-        """
+    async def advance(self, looking: Looking) -> bool:
+        """Plan the dirty rows and start a batch; returns whether anything was found to do."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self.draining or self._running >= BATCHES or not self._online() or (searching and now < self._plan_at):
+        if self.draining or self._running >= BATCHES or not self._online():
             return False
-        skip = Absent(self.busy, looking, self.holds.waiting(now))
-        hold = self._to_hold(quiet, searching, now)
+        if looking.searching and now < self._plan_at:
+            return False
+        held = self.holds.waiting(now)
+        hold = self._to_hold(looking.quiet, looking.searching, now)
+        seen = _Seen(self._db.dirtied, self._released, looking.looks, looking.hints, len(held), hold)
+        if seen == self._seen:
+            return False
+        skip = Absent(self.busy, looking.paths, held)
         batch = await self._db(lambda store: self._plan(store, skip, hold))
+        self._seen = seen
+        self._waiting = batch.waiting
         for path in batch.settled:
             self.holds.clear(path)
         for path in batch.deferred:
@@ -163,6 +179,8 @@ class Batches:
         """In the state's thread: plan the dirty rows, store what needs no action, journal what will be uploaded."""
         dirty = store.dirty(PLAN_ROWS, skip=skip)
         batch = Batch()
+        if hold.creations and not store.kv_get("converged"):
+            hold = replace(hold, creations=False)  # a first time: nothing can have been renamed
         rows = [row for row in dirty if not hold.holds(row)]
         self._deletions_held = hold.deletions and any(_is_deletion(row) for row in dirty)
         batch.held = len(rows) < len(dirty)
@@ -172,6 +190,7 @@ class Batches:
         waiting = [row.path for row in clashes if row.path in skip]
         if batch.held:
             waiting += [row.path for row in dirty if _is_deletion(row) and _stands_in_the_way(row)]
+        batch.waiting = bool(waiting)
         if waiting:
             rows = without_touching(rows, waiting)
             if not rows:
@@ -182,9 +201,10 @@ class Batches:
         batch.stages = made.stages
         batch.settled = [row.path for row in made.settled if row.path in self.holds]
         batch.deferred = list(made.deferred)
-        with store.transaction():
-            store.put(made.settled, dirty=False)
-            batch.nuids = self._journal(store, batch)
+        if made.settled or made.stages:
+            with store.transaction(durable=bool(made.settled)):
+                store.put(made.settled, dirty=False)
+                batch.nuids = self._journal(store, batch)
         return batch
 
     def _journal(self, store: StateStore, batch: Batch) -> dict[str, str]:
@@ -261,6 +281,7 @@ class Batches:
 
     async def _finished(self, batch: Batch, untouched: list[Action]) -> None:
         self._running -= 1
+        self._released += 1
         self.nuids.difference_update(batch.nuids.values())
         for action in untouched:
             self.busy.discard(action.row.path)
@@ -274,6 +295,8 @@ class Batches:
     async def _commit(self, outcomes: list[Outcome]) -> None:
         await self._db(lambda store: self._write(store, outcomes))
         now = asyncio.get_running_loop().time()
+        if self._waiting or any(outcome.result is not Result.APPLIED for outcome in outcomes):
+            self._released += 1
         for outcome in outcomes:
             self.busy.difference_update(outcome.paths)
             path = outcome.action.row.path

@@ -29,6 +29,11 @@ class Db:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._store)
 
     @property
+    def dirtied(self) -> int:
+        """How many rows have become dirty so far: without a call to the thread."""
+        return self._store.dirtied
+
+    @property
     def recovered(self) -> str:
         """Why the store had to be begun anew at this start; "" when it hadn't."""
         return self._store.recovered or ""

@@ -9,7 +9,31 @@ Two ordered dicts keep this O(1) for each hint: `_quiet` in the order of the las
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+
+
+class Absent(Container[str]):
+    """A container of paths that holds what any of `parts` holds."""
+
+    def __init__(self, *parts: Container[str]) -> None:
+        self._parts = parts
+
+    def __contains__(self, path: object) -> bool:
+        return any(path in part for part in self._parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """What is being looked at. paths: those that no plan may be made for. looks: how many look jobs have ended.
+    hints: how many hints wait. searching: whether looks or scans are under way, or settled hints wait for them. quiet:
+    no hint and no look is pending at all."""
+
+    paths: Container[str]
+    looks: int
+    hints: int
+    searching: bool
+    quiet: bool
 
 
 class Hints:
@@ -45,7 +69,7 @@ class Hints:
             if path not in self._quiet:
                 self._ready[path] = None
 
-    def take(self, now: float, limit: int, busy: set[str] | frozenset[str] = frozenset()) -> list[str]:
+    def take(self, now: float, limit: int, busy: Container[str] = frozenset()) -> list[str]:
         """Up to `limit` settled paths that aren't `busy`; they are forgotten here."""
         self._ripen(now)
         taken: list[str] = []

@@ -25,12 +25,12 @@ from agent.directory import Directory, Scan
 from agent.observe.metrics import MappingMetrics
 from agent.state import StateStore
 from agent.sync.db import Db
-from agent.sync.hints import Hints
+from agent.sync.hints import Absent, Hints, Looking
 from agent.sync.looks import Survey, survey
 from agent.sync.rehash import store_found
 
 # Paths in one look job; small enough that results come early, large enough that thread hops don't matter.
-LOT = 256
+LOT = 512
 JOBS = 4
 # Directories that wait to be scanned, beyond which everything is scanned instead.
 MANY_SCANS = 200
@@ -66,6 +66,7 @@ class LocalSide:
         self._scanning = False
         self._stop = False
         self._jobs = 0
+        self._looks = 0  # jobs that have ended
         self.filters = filters
         self.hints = Hints(settle=config.settle, settle_max=config.settle_max)
         self.looking: set[str] = set()
@@ -74,6 +75,7 @@ class LocalSide:
         self.on_filters: Callable[[Filters], Awaitable[None]] | None = None
         self.scanned = 0  # full scans that came to their end
         self.wanted_scans = 0  # full scans that were asked for
+        self._filters_due = 0  # the full scan after which the filters are known again
 
     # -- hints ---------------------------------------------------------------------------------------------------
 
@@ -81,6 +83,8 @@ class LocalSide:
         """From the watcher, in the loop: something happened at `path` ("a/" = in that directory, "" = anywhere)."""
         if path:
             self.hints.add(path, self._loop.time())
+            if _is_ignore_file(path) and self._visible(path):
+                self._filters_may_change()
         else:
             self.scan()
 
@@ -92,6 +96,17 @@ class LocalSide:
         if len(self._wanted) > MANY_SCANS and "" not in self._wanted:
             self.scan()
 
+    def _filters_may_change(self) -> None:
+        """A .jetsyncignore is new, different or gone: what it is meant to keep at home must not be sent meanwhile."""
+        self.scan()
+        if self.filters_known:
+            self._filters_due = self.wanted_scans
+
+    @property
+    def filters_known(self) -> bool:
+        """Whether the filters are those of the .jetsyncignore files that were last hinted. Else nothing is planned."""
+        return self.scanned >= self._filters_due
+
     @property
     def idle(self) -> bool:
         """Nothing is being looked at or waits to be."""
@@ -101,6 +116,16 @@ class LocalSide:
     def searching(self) -> bool:
         """Something is being looked at, or has settled and waits for it. (Not: a file that is being written.)"""
         return bool(self.looking or self.hints.ready or self._entries or self._wanted or self._scanning)
+
+    def state(self) -> Looking:
+        """What is being looked at, for the planning."""
+        return Looking(
+            paths=Absent(self.looking, self.hints),
+            looks=self._looks,
+            hints=len(self.hints),
+            searching=self.searching,
+            quiet=self.idle,
+        )
 
     @property
     def scanning(self) -> bool:
@@ -114,12 +139,12 @@ class LocalSide:
     async def advance(self, busy: set[str]) -> None:
         """Start what can be started: a scan, and look jobs for the hints that have settled."""
         while self._jobs < JOBS:
-            hinted = self.hints.take(self._loop.time(), LOT, busy | self.looking)
+            hinted = self.hints.take(self._loop.time(), LOT, Absent(busy, self.looking))
             if not hinted and not self._entries:
                 break
             paths = self._to_look_at(path for path in hinted if self._visible(path))
-            if IGNORE_FILE in {path.rpartition("/")[2] for path in paths}:
-                self.scan()
+            if any(map(_is_ignore_file, paths)):
+                self._filters_may_change()
             await self._start_look(paths, large=False)
         if self._wanted and not self._scanning:
             await self._start_scan()
@@ -164,7 +189,10 @@ class LocalSide:
     async def _looked(self, rows: list[Row], found: Survey, large: bool) -> None:
         """Write what a look job found into the rows."""
         self._jobs -= 1
-        await self._db(lambda store: _write(store, found, self.filters.allows))
+        self._looks += 1
+        below: list[str] = []
+        if found.changed or found.refreshed or found.hollow:
+            below = await self._db(lambda store: _write(store, found, self.filters.allows))
         self.looking.difference_update(row.path for row in rows)
         if large is False and found.large:
             for path in found.large:
@@ -172,11 +200,11 @@ class LocalSide:
         for path in found.directories:
             if not path.endswith("/"):
                 self.scan(path)
-        if found.hollow:
-            below = await self._db(lambda store: store.below_any(found.hollow))
-            await self._hinted([path for path in below if path not in self.looking and path not in found.hollow])
-        if IGNORE_FILE in {path.rpartition("/")[2] for path in found.changed}:
-            self.scan()
+        if below:
+            hollow = set(found.hollow)
+            await self._hinted([path for path in below if path not in self.looking and path not in hollow])
+        if any(map(_is_ignore_file, found.changed)):
+            self._filters_may_change()
 
     # -- scans ---------------------------------------------------------------------------------------------------
 
@@ -208,7 +236,7 @@ class LocalSide:
                     excluded.append(hint.path)
                 else:
                     paths.append(hint.path)
-                if len(paths) >= LOT * 8:
+                if len(paths) >= LOT * 4:
                     self._pass_on(paths)
                     paths = []
             self._pass_on(paths)
@@ -254,12 +282,18 @@ class LocalSide:
             self.scanned = max(self.scanned, asked)
 
 
-def _write(store: StateStore, found: Survey, allows: Callable[[str], bool]) -> None:
+def _is_ignore_file(path: str) -> bool:
+    return path.endswith(IGNORE_FILE) and path.rpartition("/")[2] == IGNORE_FILE
+
+
+def _write(store: StateStore, found: Survey, allows: Callable[[str], bool]) -> list[str]:
+    """Store what was found; returns the paths of rows below what can't have anything below it any more."""
     with store.transaction(durable=False):
         rows = store.rows([*found.changed, *found.refreshed])
         changed = [replace(rows[path], local=local) for path, local in found.changed.items()]
         store.put([row for row in changed if allows(row.path) or row.local is None], dirty=True)
         store.put([replace(rows[path], local=local) for path, local in found.refreshed.items()], dirty=None)
+    return store.below_any(found.hollow)
 
 
 def _set_local(store: StateStore, *, path: str, local: Local) -> None:

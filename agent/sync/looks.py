@@ -54,14 +54,16 @@ def _look(directory: Directory, row: Row, result: Survey, *, large_too: bool) ->
         if row.local is not None:
             result.changed[path] = None
         return
-    result.hollow.append(path)
+    known = row.local
     if look.local is not None:
+        if known is None or known.side != look.local.side:
+            result.hollow.append(path)
         _note(row, look.local, result)
         return
-    known = row.local
     assert look.signature is not None
     if known and known.signature == look.signature and not known.racy and _is_known(known.side):
         return
+    result.hollow.append(path)
     if look.signature.size > LARGE and not large_too:
         result.large.append(path)
         return

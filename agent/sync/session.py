@@ -28,7 +28,7 @@ from agent.objectstore import Bucket
 from agent.observe.metrics import MappingMetrics
 from agent.observe.status import State
 from agent.state import StateStore
-from agent.sync.batches import Absent, Batches
+from agent.sync.batches import Batches
 from agent.sync.db import Db
 from agent.sync.execute import Executor
 from agent.sync.feed import EndedError, Feed
@@ -258,8 +258,7 @@ class Session:
         await self.remote.advance()
         started = False
         if self.local.scanned and self.remote.ready and not self._dry:
-            looking = Absent(self.local.looking, self.local.hints)
-            started = await self.batches.advance(looking=looking, quiet=self.local.idle, searching=self.local.searching)
+            started = await self.batches.advance(self.local.state())
         self._show()
         if not started and self._quiet():
             await self._settle()

@@ -31,6 +31,7 @@ def test_no_statement_of_the_daily_work_scans_a_table(store: StateStore) -> None
     store.problems(10)
     store.journal_due(1)
     list(store.below("b"))
+    store.below_any(["a", "b"])
     list(store.local_signatures("b"))
 
     store._db.connection.set_trace_callback(None)

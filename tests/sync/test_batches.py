@@ -16,6 +16,7 @@ from agent.core.reconcile import Rules
 from agent.directory import Directory
 from agent.sync.batches import Batches
 from agent.sync.db import Db
+from agent.sync.hints import Looking
 from tests.support.rows import F1, F2, agreed, local_only, marker, remote_only
 
 
@@ -33,7 +34,7 @@ class Planner:
     async def next_paths(self, *, quiet: bool = True) -> set[str]:
         """The paths of the next plan."""
         before = set(self.batches.busy)
-        await self.batches.advance(looking=frozenset(), quiet=quiet)
+        await self.batches.advance(Looking(paths=frozenset(), looks=0, hints=0, searching=False, quiet=quiet))
         return self.batches.busy - before
 
 
@@ -59,6 +60,7 @@ async def planner(tmp_path: Path) -> Any:
         on_outcomes=nothing,
         online=lambda: True,
         look_again=nothing,
+        on_full=nothing,
     )
     yield Planner(db, batches, [])
     directory.close()
