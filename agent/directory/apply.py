@@ -78,9 +78,9 @@ class Applier:
                 status, displaced = self._install(new, path, expected, keep_as, durable=durable)
         finally:
             _unlink_if_there(new)
-        # Should it not be our link any more, the next look sees another kind or inode.
-        entry = Entry(Kind.LINK, target=link_target)
-        return Applied(Local(entry, signature_of(status), racy=status.st_ino != inode), displaced)
+        # It may not be our link any more, and what came since may even have its inode: then the next look finds out.
+        ours = status.st_ino == inode and stat.S_ISLNK(status.st_mode)
+        return Applied(Local(Entry(Kind.LINK, target=link_target), signature_of(status), racy=not ours), displaced)
 
     def _install(
         self,

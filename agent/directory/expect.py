@@ -31,7 +31,7 @@ def status_of_expected(spot: Spot, path: str, expected: Local) -> os.stat_result
         status = spot.status()
     except FileNotFoundError as exc:
         raise StaleError(f"{path}: gone since it was last looked at") from exc
-    if expected.signature is None or signature_of(status) != expected.signature:
+    if signature_of(status) != expected.signature or not _is_kind_of(status, expected.side):
         raise StaleError(f"{path}: changed since it was last looked at")
     return status
 
@@ -40,16 +40,27 @@ def check_moved(spot: Spot, path: str, expected: Local) -> os.stat_result:
     """lstat of a file or link that a rename or link has touched since it was as expected. Raises StaleError."""
     status = spot.status()
     found, before = signature_of(status), expected.signature
-    if before is None or (found.size, found.mtime_ns, found.inode, found.mode) != (
-        before.size,
-        before.mtime_ns,
-        before.inode,
-        before.mode,
+    if (
+        not _is_kind_of(status, expected.side)
+        or before is None
+        or (found.size, found.mtime_ns, found.inode, found.mode)
+        != (
+            before.size,
+            before.mtime_ns,
+            before.inode,
+            before.mode,
+        )
     ):
         raise StaleError(f"{path}: changed in the moment it was to be replaced or deleted; it was put back")
     if expected.racy and not _has_digest(spot, status, expected.side):
         raise StaleError(f"{path}: changed so quickly after it was read that only its content shows it")
     return status
+
+
+def _is_kind_of(status: os.stat_result, side: Entry | Obstacle) -> bool:
+    """Signatures don't tell the kind, and an inode may come back as another one."""
+    is_link = isinstance(side, Entry) and side.kind is Kind.LINK
+    return is_link == stat.S_ISLNK(status.st_mode)
 
 
 def _has_digest(spot: Spot, status: os.stat_result, side: Entry | Obstacle) -> bool:

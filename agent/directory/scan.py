@@ -335,4 +335,5 @@ def _unchanged(local: Local, status: os.stat_result) -> bool:
         and signature.mode == status.st_mode & 0o7777
         and not local.racy
         and isinstance(local.side, Entry)
+        and local.side.kind is Kind.FILE  # a link's inode may have come back as this file's
     )

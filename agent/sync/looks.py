@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from agent.core.entries import Entry, Local, Obstacle, Reason, Row
+from agent.core.entries import Entry, Kind, Local, Obstacle, Reason, Row
 from agent.directory import Directory
 
 # Files up to this size are hashed within the survey of their lot.
@@ -76,7 +76,9 @@ def _look(directory: Directory, row: Row, result: Survey, *, large_too: bool) ->
 
 def _is_known(side: Entry | Obstacle) -> bool:
     """Whether an unchanged stat says enough. A file that was found damaged stays so: its digest is known, and wrong."""
-    return isinstance(side, Entry) or side.reason is Reason.BAD_DIGEST
+    if isinstance(side, Entry):
+        return side.kind is Kind.FILE  # a link that became a file may have its inode, and so on
+    return side.reason is Reason.BAD_DIGEST
 
 
 def _note(row: Row, local: Local, result: Survey) -> None:
