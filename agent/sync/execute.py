@@ -147,7 +147,9 @@ class Executor:
         change = Change(row.path, seen=row.revision, dirty=True)
         try:
             info = await self._bucket.info(self._scope().name_of(row.path), show_deleted=True)
-            change = replace(change, remote=remote_of(info, row.path, self._scope()))
+            remote = remote_of(info, row.path, self._scope())
+            if not remote.via_link:  # which has to be resolved: the follower brings it
+                change = replace(change, remote=remote)
         except ObjectNotFoundError:
             if row.revision:
                 outcome.vanished.append(row.path)
@@ -269,25 +271,25 @@ class Executor:
         elif entry.kind is Kind.DIRECTORY:
             local = await asyncio.to_thread(self._directory.make_directory, row.path)
         else:
-            info = await self._source(row, entry)
-            local = await self._transfer.download(row, entry, info, keep_as=keep_as)
+            bucket, info = await self._source(row, entry)
+            local = await self._transfer.download(row, entry, bucket, info, keep_as=keep_as)
             fetched = entry.size
         outcome = self._downloaded(action, local, fetched)
         if keep_as:
             outcome.look = [keep_as]
         return outcome
 
-    async def _source(self, row: Row, entry: Entry) -> ObjectInfo:
+    async def _source(self, row: Row, entry: Entry) -> tuple[Bucket, ObjectInfo]:
         """The object to read: as the row knows it, or what the link that leads out of the mapping resolves to."""
         assert row.remote is not None
         if not row.remote.via_link:
-            return self._object(row, entry)
+            return self._bucket, self._object(row, entry)
         name = self._scope().name_of(row.path)
         link = await self._bucket.info(name)
-        _, target = await self._bucket.resolve(link)
+        bucket, target = await self._bucket.resolve(link)
         if target.digest != entry.digest:
             raise DigestError(f"{name}: the link's target isn't what the link promised", remedy="publish it again")
-        return target
+        return bucket, target
 
     def _object(self, row: Row, entry: Entry) -> ObjectInfo:
         """The row's object, as the row knows it."""

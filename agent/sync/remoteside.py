@@ -55,10 +55,14 @@ class RemoteSide:
         lost: Callable[[JetsyncError], None],
         scope: Callable[[], Scope],
         metrics: MappingMetrics,
+        heals: bool = True,
         progress: Callable[[], None] = lambda: None,
         failed: Callable[[JetsyncError], None] = lambda _: None,
     ) -> None:
-        """`progress` is called when the bucket has told something that was waited for, `failed` when it hasn't."""
+        """heals: whether damaged objects are tried again.
+
+        `progress` is called when the bucket has told something that was waited for, `failed` when it hasn't.
+        """
         self._config = config
         self._bucket = bucket
         self._feed = feed
@@ -67,12 +71,14 @@ class RemoteSide:
         self._lost = lost
         self._scope = scope
         self._metrics = metrics
+        self._heals = heals
         self._progress = progress
         self._failed = failed
         self._subscription: Subscription | None = None
         self._created = bucket.created if bucket is not None else ""
         self._suspects: dict[str, tuple[float, int]] = {}  # path -> when to read it, and how often that was done
         self._listing_wanted = False
+        self._tried: set[tuple[str, Remote]] = set()
         self._check_at = 0.0
         self._backoff = Backoff(ceiling=10.0)
         self.caught_up = False
@@ -172,7 +178,8 @@ class RemoteSide:
 
     async def _resolve(self, remote: Remote, link: ObjectInfo, scope: Scope) -> Remote:
         """What a link that leads out of the mapping stands for."""
-        if not (isinstance(remote.side, Obstacle) and remote.side.reason is Reason.BROKEN_LINK):
+        unresolved = isinstance(remote.side, Obstacle) and remote.side.reason is Reason.BROKEN_LINK
+        if not (remote.via_link and unresolved):
             return remote
         assert self._bucket is not None
         try:
@@ -197,7 +204,7 @@ class RemoteSide:
         assert bucket is not None
         try:
             info = await bucket.info(scope.name_of(path), show_deleted=True)
-            remote = remote_of(info, path, scope)
+            remote = await self._resolve(remote_of(info, path, scope), info, scope)
         except ObjectNotFoundError:
             remote = None
             try:
@@ -257,6 +264,8 @@ class RemoteSide:
 
     async def _look_for_healed(self, bucket: Bucket) -> None:
         """Chunks that were missing may be back, and a link's target be there now, without a new meta of the name."""
+        if not self._heals:
+            return
         problems = await self._db(lambda store: store.problems(HEALED_AT_MOST))
         for path, obstacle in problems:
             if obstacle.reason in (Reason.MISSING_CHUNKS, Reason.BROKEN_LINK):
@@ -267,11 +276,12 @@ class RemoteSide:
         scope = self._scope()
         info = await bucket.info(scope.name_of(path))
         remote = remote_of(info, path, scope)
-        if remote.via_link:
-            remote = await self._resolve(remote, info, scope)
+        remote = await self._resolve(remote, info, scope)
         if isinstance(remote.side, Obstacle) or (info.chunks and await bucket.chunk_count(info.nuid) != info.chunks):
             return
-        await self._db(lambda store: _healed(store, path, remote))
+        if (path, remote) not in self._tried:  # what fails again isn't fetched with each check
+            self._tried.add((path, remote))
+            await self._db(lambda store: _healed(store, path, remote))
 
 
 def _adopt_stream(store: StateStore, created: str) -> int:

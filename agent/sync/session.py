@@ -119,6 +119,7 @@ class Session:
             lost=self._feed_lost,
             scope=self.scope,
             metrics=metrics,
+            heals=not dry,
             progress=progress,
             failed=failed,
         )

@@ -81,19 +81,18 @@ class Transfer:
             purge_old=False,
         )
 
-    async def download(self, row: Row, entry: Entry, info: ObjectInfo, *, keep_as: str | None) -> Local:
-        """Fetch the object and put it at the row's path; returns the local side as read back.
+    async def download(self, row: Row, entry: Entry, bucket: Bucket, info: ObjectInfo, *, keep_as: str | None) -> Local:
+        """Fetch the object from its bucket and put it at the row's path; returns the local side as read back.
 
         :raises DigestError, ChunksError: the object is damaged; nothing was changed
         :raises StaleError: the path isn't what the row says any more; nothing was changed
         """
-        executable = entry.executable
         async with self._limits.transfer(entry.size):
             await self._limits.download.take(min(entry.size, SMALL))
             if entry.size <= SMALL:
-                data = await self._fetch(info)
+                data = await self._fetch(bucket, info)
                 return only(await asyncio.to_thread(self.disk.write, [(row, entry, data)], keep_as=keep_as))
-            return await self._stream(row, entry, info, executable, keep_as)
+            return await self._stream(row, entry, bucket, info, keep_as)
 
     # -- lots ----------------------------------------------------------------------------------------------------
 
@@ -108,7 +107,7 @@ class Transfer:
         async def fetch(at: int, row: Row, entry: Entry, info: ObjectInfo) -> None:
             try:
                 await self._limits.download.take(entry.size)
-                fetched[at] = (row, entry, await self._fetch(info))
+                fetched[at] = (row, entry, await self._fetch(self._bucket, info))
             except JetsyncError as error:
                 fetched[at] = error
 
@@ -117,9 +116,9 @@ class Transfer:
                 group.create_task(fetch(at, *item), name=f"fetch {item[0].path}")
         return await asyncio.to_thread(self.disk.write, fetched)
 
-    async def _fetch(self, info: ObjectInfo) -> bytes:
+    async def _fetch(self, bucket: Bucket, info: ObjectInfo) -> bytes:
         """A small object whole; its digest is checked where it is staged."""
-        async with self._bucket.get(info, verify=False) as reader:
+        async with bucket.get(info, verify=False) as reader:
             return await reader.read()
 
     # -- streams -------------------------------------------------------------------------------------------------
@@ -144,16 +143,14 @@ class Transfer:
         if digest.digest() != entry.digest:
             raise StaleError(f"{path}: the content changed while the file's times did not")
 
-    async def _stream(
-        self, row: Row, entry: Entry, info: ObjectInfo, executable: bool | None, keep_as: str | None
-    ) -> Local:
+    async def _stream(self, row: Row, entry: Entry, bucket: Bucket, info: ObjectInfo, keep_as: str | None) -> Local:
         staged = await asyncio.to_thread(self._directory.stage, row.path)
         try:
-            async with self._bucket.get(info, verify=False) as reader:
+            async with bucket.get(info, verify=False) as reader:
                 async for blocks in reader.groups():
                     await self._limits.download.take(sum(map(len, blocks)))
                     await asyncio.to_thread(_write_all, staged, blocks)
-            await asyncio.to_thread(staged.finish, executable=executable, mtime_ns=entry.mtime_ns)
+            await asyncio.to_thread(staged.finish, executable=entry.executable, mtime_ns=entry.mtime_ns)
             check_digest(row.path, staged.digest, entry)
             put = functools.partial(self._directory.put_file, row.path, staged, row.local, keep_as=keep_as)
             return (await asyncio.to_thread(put)).local

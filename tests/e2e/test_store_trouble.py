@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 from tests.e2e.conftest import MakeAgent
-from tests.support.agent import digests, write_tree
-from tests.support.stock import Stock
+from tests.support.agent import digests, eventually, files, read_tree, write_tree
+from tests.support.server import NatsServer
+from tests.support.stock import Stock, meta_subject
 
 MIB = 1024 * 1024
 
@@ -20,3 +23,89 @@ def test_old_chunks_make_room_at_once_when_the_bucket_is_full(make_agent: MakeAg
 
     assert stock.digests(bucket_name) == digests(agent.directory())
     assert len(stock.orphans(bucket_name)) <= 1
+
+
+def test_a_file_that_another_client_renames_step_by_step_is_renamed_here_too(
+    make_agent: MakeAgent, stock: Stock, bucket: str
+):
+    agent = make_agent()
+    with agent.run():
+        write_tree(agent.directory(), {"old": b"content"})
+        eventually(lambda: stock.names(bucket) == {"old"})
+        moved = stock.meta(bucket, "old")
+        assert moved is not None
+        stock.publish_meta(bucket, "new", {**moved.payload, "name": "new"})
+        eventually(lambda: "new" in read_tree(agent.directory()))
+        stock.api(f"STREAM.PURGE.OBJ_{bucket}", {"filter": meta_subject(bucket, "old")})
+
+        eventually(lambda: read_tree(agent.directory()) == files({"new": b"content"}))
+    assert stock.contents(bucket) == {"new": b"content"}
+
+
+def test_sync_says_which_permission_of_a_follower_is_missing(
+    make_agent: MakeAgent, make_server: Callable[..., NatsServer], tmp_path: Path, bucket_name: str
+):
+    users = (
+        "authorization { users = [ {user: admin, password: p}, {user: u, password: p, permissions: {"
+        ' publish: {deny: ["$JS.API.CONSUMER.MSG.NEXT.>"]}}} ] }'
+    )
+    server = make_server(config_extra=users)
+    with Stock(f"nats://admin:p@127.0.0.1:{server.port}") as admin:
+        admin.create(bucket_name)
+        admin.put(bucket_name, "theirs", b"1")
+    (tmp_path / "password").write_text("p")
+    agent = make_agent(
+        nats={"servers": [server.url], "user": "u", "password_file": str(tmp_path / "password")}, buckets={}
+    )
+
+    result = agent.sync(exit=5)
+
+    assert "consumer.msg.next" in result["errors"][0]
+
+
+def test_a_bucket_made_anew_under_a_running_agent_deletes_nothing(make_agent: MakeAgent, stock: Stock, bucket: str):
+    agent = make_agent(buckets={})
+    tree = {f"file-{number}": b"%d" % number for number in range(10)}
+    write_tree(agent.directory(), tree)
+    with agent.run():
+        eventually(lambda: len(stock.names(bucket)) == 10)
+        stock.api(f"STREAM.DELETE.OBJ_{bucket}")
+        stock.create(bucket)
+        for number in range(30):
+            stock.put(bucket, f"theirs-{number}", b"1")
+        agent.cli("sync", "--json")
+
+        eventually(lambda: digests(agent.directory()) == stock.digests(bucket), timeout=50)
+        assert len(stock.names(bucket)) == 40
+
+
+def test_an_object_whose_chunks_come_back_is_fetched_at_the_next_sync(make_agent: MakeAgent, stock: Stock, bucket: str):
+    agent = make_agent(mode="pull-safe")
+    stock.put(bucket, "name", b"content")
+    meta = stock.meta(bucket, "name")
+    assert meta is not None
+    stock.purge(bucket, meta.payload["nuid"])
+    assert [problem["reason"] for problem in agent.sync(exit=3)["problems"]] == ["missing_chunks"]
+    assert agent.plan(exit=None)["actions"] == []
+
+    stock.publish_chunk(bucket, meta.payload["nuid"], b"content")
+
+    assert agent.sync()["downloads"] == 1
+
+
+def test_a_link_to_another_bucket_is_a_file_on_a_pulling_side_as_soon_as_its_target_is_there(
+    make_agent: MakeAgent, stock: Stock, bucket: str
+):
+    agent = make_agent(mode="pull-safe")
+    other = f"{bucket}-other"
+    stock.publish_meta(
+        bucket, "link", {"name": "link", "bucket": bucket, "nuid": "L", "size": 0, "chunks": 0,
+                         "options": {"link": {"bucket": other, "name": "target"}}}
+    )  # fmt: skip
+    assert [problem["reason"] for problem in agent.sync(exit=3)["problems"]] == ["broken_link"]
+
+    stock.create(other)
+    stock.put(other, "target", b"content")
+
+    assert agent.sync()["downloads"] == 1
+    assert read_tree(agent.directory()) == files({"link": b"content"})
