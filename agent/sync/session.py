@@ -258,7 +258,7 @@ class Session:
         await self.local.advance(self.batches.busy)
         await self.remote.advance()
         started = False
-        if self.local.scanned and self.remote.ready and not self._dry:
+        if self.local.scanned and self.local.filters_known and self.remote.ready and not self._dry:
             started = await self.batches.advance(self.local.state())
         self._show()
         if not started and self._quiet():
