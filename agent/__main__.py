@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from agent.cli import run
+    try:
+        from agent.cli import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all that is left is to go
+    except KeyboardInterrupt:  # before a command could take care of it
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

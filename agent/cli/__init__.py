@@ -89,6 +89,11 @@ def run(arguments: Sequence[str]) -> int:
         # Whoever read our output has gone; nothing more can be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        # Of stdout: what else the system refuses has become an error of ours where it happened.
+        print(f"jetsync: the output can't be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return result if isinstance(result, int) else 0
 
 

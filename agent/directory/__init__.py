@@ -5,7 +5,7 @@
 
 from agent.directory.apply import Applied
 from agent.directory.hints import EVERYTHING, HintBuffer
-from agent.directory.look import Look, signature_of
+from agent.directory.look import Look, render, signature_of
 from agent.directory.options import DirectoryOptions
 from agent.directory.read import OpenFile
 from agent.directory.root import Directory
@@ -29,5 +29,6 @@ __all__ = [
     "Staged",
     "TrashEntry",
     "Watcher",
+    "render",
     "signature_of",
 ]

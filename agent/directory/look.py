@@ -80,6 +80,8 @@ def problem_of_name(name: str, path: str) -> Obstacle | None:
 
 def render(path: str) -> str:
     """A printable form of a path with bytes that aren't UTF-8: `caf\\xe9`. No valid path has a backslash."""
+    if path.isascii():
+        return path
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from agent.config.model import Mapping
 from agent.core.entries import Local, Obstacle, Row
 from agent.core.filters import Filters
-from agent.directory import Directory, Scan
+from agent.directory import Directory, Scan, render
 from agent.observe.metrics import MappingMetrics
 from agent.state import StateStore
 from agent.sync.db import Db
@@ -82,6 +82,7 @@ class LocalSide:
     def hint(self, path: str) -> None:
         """From the watcher, in the loop: something happened at `path` ("a/" = in that directory, "" = anywhere)."""
         if path:
+            path = render(path)
             self.hints.add(path, self._loop.time())
             if _is_ignore_file(path) and self._visible(path):
                 self._filters_may_change()
@@ -193,7 +194,9 @@ class LocalSide:
         below: list[str] = []
         if found.changed or found.refreshed or found.hollow:
             below = await self._db(lambda store: _write(store, found, self.filters.allows))
-        self.looking.difference_update(row.path for row in rows)
+        for row in rows:
+            self.looking.discard(row.path)
+            self.strays.pop(row.path, None)  # if it still is one, its row says so now
         if large is False and found.large:
             for path in found.large:
                 await self._start_look([path], large=True)

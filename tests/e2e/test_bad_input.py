@@ -364,3 +364,20 @@ def test_a_running_agent_tells_a_problem_once_and_goes_on(agent: Agent, stock: S
         page = agent.cli("status", "--json", exit=0).json
 
     assert page["mappings"][0]["problems"] == {"invalid_name": 1} or "invalid_name" in str(page["mappings"][0])
+
+
+def test_a_problem_that_goes_away_while_running_is_told_no_longer(agent: Agent):
+    with agent.run() as running:
+        odd = Path(os.fsdecode(os.fsencode(agent.directory()) + b"/bad\xff"))
+        odd.write_bytes(b"1")
+        (agent.directory() / "back\\slash").write_bytes(b"1")
+        (agent.directory() / "link").symlink_to("/etc/hostname")
+        agent.sync(exit=3)
+        total = 'jetsync_mapping_problems{mapping="files",reason="%s"}'
+        reasons = ("not_utf8", "invalid_name", "link_outside")
+        eventually(lambda: [running.metrics()[total % reason] for reason in reasons] == [1, 1, 1])
+        odd.unlink()
+        (agent.directory() / "back\\slash").unlink()
+        (agent.directory() / "link").unlink()
+
+        eventually(lambda: [running.metrics()[total % reason] for reason in reasons] == [0, 0, 0])
