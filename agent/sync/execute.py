@@ -97,6 +97,8 @@ class Executor:
         except (StaleError, RevisionError, ObjectNotFoundError) as error:
             return await self._stale(action, error, nuid)
         except JetsyncError as error:
+            if isinstance(error, ChunksError) and action.verb is Verb.MOVE_REMOTE:
+                return await self._hollow(action, error)
             return self._failed(action, error, nuid)
         if nuid and outcome.result is Result.APPLIED:
             outcome.settled_nuids.append(nuid)
@@ -141,6 +143,23 @@ class Executor:
     def _refused(self, action: Action, nuid: str | None) -> list[OldChunks]:
         """The chunks of an upload that can't become visible. `put` has purged them if it could: the journal knows."""
         return [OldChunks(nuid, self._scope().name_of(action.row.path), unread=True)] if nuid else []
+
+    async def _hollow(self, action: Action, error: JetsyncError) -> Outcome:
+        """A rename in two steps between which somebody purged the chunks: the new name is a meta without content.
+
+        For this agent there is nothing at the new name, at that revision: so the file is uploaded over it.
+        """
+        outcome = Outcome(action, Result.STALE, error=error)
+        await self._look_at_remote(action.row, outcome)
+        assert action.to_row is not None
+        change = Change(action.to, seen=action.to_row.revision, dirty=True)
+        try:
+            info = await self._bucket.info(self._scope().name_of(action.to), show_deleted=True)
+            change = replace(change, remote=Remote(None, info.revision, gone=Gone.DELETED))
+        except JetsyncError:
+            pass  # then the follower brings the meta, and what is missing is a problem of the path
+        outcome.changes.append(change)
+        return outcome
 
     async def _look_at_remote(self, row: Row, outcome: Outcome) -> None:
         """Bring the name's newest meta, as the leader has it, into the outcome."""

@@ -99,7 +99,7 @@ def remote_of(info: ObjectInfo, path: str, scope: Scope) -> Remote:
     if info.link is not None:
         side, via_link = _link_side(info, path, scope)
     elif path.endswith("/"):
-        side = Entry(Kind.DIRECTORY)
+        side = _directory_side(info)
     else:
         side = _file_side(info, info.digest, info.size, scope)
     return Remote(side, info.revision, nuid=info.nuid, chunks=info.chunks, via_link=via_link)
@@ -167,6 +167,13 @@ def _unreadable(message: MetaMessage, scope: Scope) -> tuple[str, Remote] | Outs
     if not scope.filters.allows(path):
         return Outsider(name, message.revision, "")
     return path, Remote(Obstacle(Reason.BAD_META, detail), message.revision)
+
+
+def _directory_side(info: ObjectInfo) -> Entry | Obstacle:
+    """An object whose name ends in "/" is an empty directory only if it says so: another client's has content."""
+    if info.metadata.get(KIND) == Kind.DIRECTORY.value:
+        return Entry(Kind.DIRECTORY)
+    return Obstacle(Reason.INVALID_NAME, "the name ends in a slash, and the object is no directory; rename it")
 
 
 def _file_side(info: ObjectInfo, digest: bytes, size: int, scope: Scope) -> Entry | Obstacle:

@@ -24,6 +24,7 @@ class Subscriber:
         self.names: list[str] = []
         self.caught_up = asyncio.Event()
         self.got = asyncio.Event()
+        self.told = asyncio.Event()
         self.error: JetsyncError | None = None
 
     async def deliver(self, batch: Batch) -> None:
@@ -35,6 +36,7 @@ class Subscriber:
 
     def lost(self, error: JetsyncError) -> None:
         self.error = error
+        self.told.set()
 
 
 async def test_a_subscriber_that_never_takes_its_batch_and_leaves_lets_the_others_go_on(bucket: Bucket):
@@ -99,6 +101,5 @@ async def test_a_deleted_bucket_ends_the_feed_and_everybody_is_told(bucket: Buck
     for one in subscribers:
         await feed.subscribe(cursor=0, created="another stream", deliver=one.deliver, lost=one.lost)
     async with asyncio.timeout(20):
-        while not all(one.error for one in subscribers):
-            await asyncio.sleep(0.01)
+        await asyncio.gather(*(one.told.wait() for one in subscribers))
     await feed.close()
