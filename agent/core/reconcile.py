@@ -113,9 +113,12 @@ def agreed(local: Entry, remote: Entry, rules: Rules) -> Ancestor:
     """The ancestor when both sides hold the same content: to be stored by AGREE, and after an action succeeded.
 
     local, remote: as read back from each side. The bit is the local one, since an object may not tell; without
-    `permissions` it is unknown, so that it counts for nothing if they are switched on later.
+    `permissions` it is unknown, so that it counts for nothing if they are switched on later. It is unknown too where
+    they still differ, on a file system that can't hold it: else the other side would count as edited for ever.
     """
     executable = local.executable if local.executable is not None else remote.executable
+    if None not in (local.executable, remote.executable) and local.executable != remote.executable:
+        executable = None
     entry = replace(local, executable=executable if rules.permissions else None, mtime_ns=None)
     return Ancestor(entry, local.mtime_ns, remote.mtime_ns)
 
@@ -171,7 +174,11 @@ class _Three:
 
     def _upload(self) -> Decision:
         assert self.local
-        return Decision(Do.UPLOAD, self.ancestor, self._reason(), self._stripped(self.local))
+        entry = self.local
+        unknown = self.ancestor is not None and self.ancestor.entry.executable is None
+        if self.rules.mode is Mode.TWO_WAY and unknown and self.remote and self.remote.executable:
+            entry = replace(entry, executable=True)  # never agreed on: set wins, also beside a new content
+        return Decision(Do.UPLOAD, self.ancestor, self._reason(), self._stripped(entry))
 
     def _download(self, do: Do = Do.DOWNLOAD) -> Decision:
         assert self.remote

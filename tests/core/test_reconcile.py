@@ -338,3 +338,28 @@ def test_every_action_says_why(row, rules):
     decision = reconcile(row, rules)
     if decision.do is not Do.NOTHING:
         assert decision.reason
+
+
+# ---- a file system that can't hold the bit ----
+
+
+def after_a_failed_set(**sides) -> Row:
+    """The row after SET_LOCAL_METADATA came back without the bit, then with other sides."""
+    failed = agreed(F1, F1X, TWO_WAY)
+    there = row(None, F1, F1X)
+    return replace(there, ancestor=failed, **sides)
+
+
+def test_a_bit_that_could_not_be_set_makes_no_conflict_of_an_edit_and_stays_in_the_bucket():
+    decision = reconcile(after_a_failed_set(local=Local(F2)), TWO_WAY)
+
+    assert decision.do is Do.UPLOAD
+    assert decision.entry is not None
+    assert decision.entry.executable is True
+    assert reconcile(after_a_failed_set(remote=Remote(replace(F2, executable=True), 8)), TWO_WAY).do is Do.DOWNLOAD
+
+
+def test_a_bit_that_could_not_be_set_undoes_no_deletion():
+    assert reconcile(after_a_failed_set(local=None), TWO_WAY).do is Do.DELETE_REMOTE
+    gone = Remote(None, 8, gone=Gone.DELETED)
+    assert reconcile(after_a_failed_set(remote=gone), TWO_WAY).do is Do.DELETE_LOCAL
