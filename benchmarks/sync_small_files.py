@@ -10,7 +10,8 @@ In each round, in turn, on the same nats-server and the same disk, with fresh bu
 
 jetsync is timed as the command that a user runs, start of the interpreter and fsync included; nats-py as a program that
 is running and connected, without fsync. Each `get` of nats-py leaves a consumer behind for a while, and at 1,000 or so
-the server gives no more: they are removed now and then, which isn't counted. Prints the median of each, and the median of the rounds' ratios.
+the server gives no more: they are removed now and then, which isn't counted. Prints the median of each, and the median
+of the rounds' ratios.
 """
 
 from __future__ import annotations

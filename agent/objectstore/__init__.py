@@ -16,6 +16,7 @@ from agent.objectstore.follow import Batch, Follower, MetaMessage
 from agent.objectstore.get import Reader
 from agent.objectstore.meta import Link, ObjectInfo
 from agent.objectstore.objects import Deleted
+from agent.objectstore.rename import Renaming
 from agent.objectstore.spec import BucketSpec, BucketStatus, Mirror, Placement
 from agent.objectstore.stores import Buckets, Ensured
 from agent.objectstore.subjects import new_nuid
@@ -40,6 +41,7 @@ __all__ = [
     "ObjectInfo",
     "Placement",
     "Reader",
+    "Renaming",
     "new_nuid",
     "refused",
 ]

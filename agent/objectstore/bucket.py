@@ -14,7 +14,7 @@ fails raises RevisionError; a write whose answer never came raises UnknownOutcom
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -37,6 +37,7 @@ from agent.objectstore.connection import parse_version
 from agent.objectstore.follow import Follower, MetaMessage
 from agent.objectstore.get import Reader
 from agent.objectstore.meta import Link, ObjectInfo
+from agent.objectstore.rename import Renaming
 from agent.objectstore.source import SourceLike
 
 if TYPE_CHECKING:
@@ -263,6 +264,10 @@ class Bucket:
             headers=headers,
             metadata=metadata,
         )
+
+    async def rename_many(self, renamings: Sequence[Renaming]) -> builtins.list[ObjectInfo] | None:
+        """Many renames, all or nothing; None where the server can't. See `rename.rename_many`."""
+        return await rename.rename_many(self, renamings)
 
     async def delete(
         self,

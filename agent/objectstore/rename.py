@@ -10,14 +10,16 @@ would purge the chunks of both. So:
                 rename fails as if they had come first. When chunks are missing at the end, ChunksError says so: the
                 new name has to be uploaded again. A crash in between leaves both names: the caller's journal knows
 
+Many renames go in one batch too (`rename_many`), which costs the server little more than one.
+
 A server that doesn't know batches ignores their headers and stores each message by itself, with ordinary acks: only the
 `batch` and `count` of the ack tell (PROTOCOL 3g). That is then a rename in two steps, and is checked as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agent.errors import (
@@ -34,7 +36,7 @@ from agent.objectstore.commit import EXPECTED, TIMEOUT, commit, is_error, parse_
 from agent.objectstore.errors_map import ATOMIC_DISABLED, NotSentError
 from agent.objectstore.meta import ObjectInfo
 from agent.objectstore.objects import changed, expect, read_any
-from agent.objectstore.publish import answer_of, header_block
+from agent.objectstore.publish import Pending, answer_of, header_block
 from agent.objectstore.put import uninterrupted
 
 if TYPE_CHECKING:
@@ -80,6 +82,83 @@ async def rename(
         if done is not None:
             return done
     return await uninterrupted(_in_two_steps(bucket, source, target, marker, expected_new))
+
+
+@dataclass(frozen=True, slots=True)
+class Renaming:
+    """One of many renames. source: the object as it was read; its revision is the precondition of the old name."""
+
+    source: ObjectInfo
+    new: str
+    expected_new: int
+    metadata: Mapping[str, str]
+
+
+MANY = 400
+"""Renames in one batch: a server takes 1,000 messages."""
+
+
+async def rename_many(bucket: Bucket, renamings: Sequence[Renaming]) -> list[ObjectInfo] | None:
+    """Rename up to MANY objects at once, all or nothing; returns them as they are under their new names.
+
+    None: the server doesn't do this, nothing is changed. After any error `rename` tells for each what is the matter:
+    preconditions see to it that a batch that is still on its way can't undo that.
+
+    Raises RevisionError (a precondition of any of them), UnknownOutcomeError, StoreUnavailableError.
+    """
+    bucket.require_writable()
+    if not bucket.atomic or not 0 < len(renamings) <= MANY:
+        return None
+    batch = subjects.new_nuid()
+    what = f"rename {len(renamings)} objects of {bucket.name}"
+    targets = [_target(bucket, renaming) for renaming in renamings]
+    messages: list[tuple[ObjectInfo, int]] = []
+    for renaming, target in zip(renamings, targets, strict=True):
+        marker = meta.marker(replace(renaming.source, bucket=bucket.name), nuid=subjects.new_nuid())
+        messages += [(target, renaming.expected_new), (marker, renaming.source.revision)]
+    sent: list[Pending] = []
+    try:
+        for number, (info, expected) in enumerate(messages, start=1):
+            headers = {"Nats-Rollup": "sub", "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+            if number == len(messages):
+                headers["Nats-Batch-Commit"] = "1"
+            headers[EXPECTED] = str(expected)
+            subject = subjects.meta_subject(bucket.name, info.name)
+            sent.append(
+                bucket.connection.publisher.send(subject, meta.encode(info), header_block(headers), timeout=TIMEOUT)
+            )
+            if number == 1 and not await _has_begun(bucket, targets[0], sent[0], what):
+                return None
+        committed = answer_of(await sent[-1].wait())
+    finally:
+        for pending in sent:
+            pending.forget()
+    if committed.status == 503:
+        raise NotSentError(f"can't {what}: no stream takes it at the moment")
+    ack = parse_ack(bucket, committed.data, what=what)
+    if ack.get("batch") != batch or ack.get("count") != len(messages):
+        raise UnknownOutcomeError(f"can't {what}: the server's answer is not that of a batch")
+    first = ack["seq"] - len(messages) + 1
+    return [replace(target, revision=first + 2 * at) for at, target in enumerate(targets)]
+
+
+def _target(bucket: Bucket, renaming: Renaming) -> ObjectInfo:
+    return replace(
+        renaming.source, bucket=bucket.name, name=renaming.new, metadata=renaming.metadata, revision=0, time_ns=0
+    )
+
+
+async def _has_begun(bucket: Bucket, target: ObjectInfo, first: Pending, what: str) -> bool:
+    """Whether the first message has begun a batch. A server that has stored it by itself has it taken back."""
+    answer = answer_of(await first.wait())
+    if answer.status == 503:
+        raise NotSentError(f"can't {what}: no stream takes it at the moment")
+    if not answer.data:
+        return True
+    if not is_error(answer.data, ATOMIC_DISABLED):
+        ack = parse_ack(bucket, answer.data, what=what)
+        await uninterrupted(_take_back(bucket, replace(target, revision=ack["seq"])))
+    return False
 
 
 async def _in_one_batch(

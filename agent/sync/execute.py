@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -31,9 +32,9 @@ from agent.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
-from agent.objectstore import Bucket, Link, ObjectInfo
+from agent.objectstore import Bucket, Link, ObjectInfo, Renaming
 from agent.sync.limits import Limits
-from agent.sync.lots import LotKind, kind_of, only
+from agent.sync.lots import LotKind, gathered, kind_of, only
 from agent.sync.outcome import SAME, Change, OldChunks, Outcome, Result
 from agent.sync.remote import Scope, metadata_of, remote_of
 from agent.sync.transfer import Transfer
@@ -75,6 +76,7 @@ class Executor:
             LotKind.DOWNLOAD: self._download_lot,
             LotKind.DELETE: self._delete_lot,
             LotKind.MOVE: self._move_lot,
+            LotKind.RENAME: self._rename_lot,
         }
 
     async def run(self, action: Action, nuid: str | None) -> Outcome:
@@ -245,6 +247,34 @@ class Executor:
         outcome.old_chunks = _replaced(row, name)
         return outcome
 
+    async def _rename_lot(self, actions: Sequence[Action], nuids: Mapping[str, str]) -> list[Outcome]:
+        """One batch for all. When that fails in any way each is tried by itself, which tells what is the matter."""
+        scope = self._scope()
+
+        async def read(action: Action) -> Renaming:
+            assert action.to_row is not None
+            source = await self._bucket.info(scope.name_of(action.row.path))
+            if source.revision != action.row.revision:
+                raise RevisionError(f"{source.name} was written meanwhile", actual=source.revision)
+            metadata = {**source.metadata, **metadata_of(_wanted(action))}
+            return Renaming(source, scope.name_of(action.to), action.to_row.revision, metadata)
+
+        renamed: list[ObjectInfo] | None = None
+        with suppress(JetsyncError):
+            renamed = await self._bucket.rename_many(await gathered([read(action) for action in actions]))
+
+        async def done(action: Action, info: ObjectInfo | None) -> Outcome:
+            return self._renamed(action, info) if info is not None else await self._move_remote(action, None)
+
+        return await self._each(actions, renamed or [None] * len(actions), done, nuids)
+
+    def _renamed(self, action: Action, info: ObjectInfo) -> Outcome:
+        to_row, entry = action.to_row, _wanted(action)
+        assert to_row is not None
+        outcome = Outcome(action, Result.APPLIED)
+        outcome.changes = [_moved_away(action.row), self._agreed(to_row, _present(to_row), _stored(info, entry))]
+        return outcome
+
     async def _move_remote(self, action: Action, _nuid: str | None) -> Outcome:
         row, to_row, entry, scope = action.row, action.to_row, _wanted(action), self._scope()
         assert to_row is not None
@@ -256,9 +286,7 @@ class Executor:
             expected_new=to_row.revision,
             metadata={**current.metadata, **metadata_of(entry)},
         )
-        outcome = Outcome(action, Result.APPLIED)
-        outcome.changes = [_moved_away(row), self._agreed(to_row, _present(to_row), _stored(info, entry))]
-        return outcome
+        return self._renamed(action, info)
 
     # -- the local side ------------------------------------------------------------------------------------------
 

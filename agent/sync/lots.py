@@ -8,6 +8,7 @@ lot runs through its steps together, but every action keeps its own expectation 
     download    fetch each, at once  ->  in one hop: stage all, flush, put all in place, flush
     delete      in one hop: move all to the trash, flush
     move        in one hop: move all, set their metadata, flush
+    rename      in the store: read each, at once  ->  one batch for all; or else each by itself
 
 A flush is one syncfs for the lot instead of an fsync for each file and directory; the first one makes the bytes durable
 before any name stands for them, the second the names before their rows are committed. Where that isn't worth it (a few
@@ -16,12 +17,13 @@ files) or can't be relied on (network file systems), each file is made durable b
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agent.core.entries import Entry, Kind, Local, Row
 from agent.core.plan import Action, Verb
@@ -45,6 +47,7 @@ class LotKind(Enum):
     DOWNLOAD = "download"
     DELETE = "delete"
     MOVE = "move"
+    RENAME = "rename"
 
 
 def kind_of(action: Action) -> LotKind | None:
@@ -58,6 +61,8 @@ def kind_of(action: Action) -> LotKind | None:
             return LotKind.DELETE
         case Verb.MOVE_LOCAL:
             return LotKind.MOVE
+        case Verb.MOVE_REMOTE:
+            return LotKind.RENAME
         case _:
             return None
 
@@ -198,3 +203,21 @@ def only(results: Sequence[T | JetsyncError]) -> T:
     if isinstance(result, JetsyncError):
         raise result
     return result
+
+
+async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, at once. The first error ends the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one, name="lot") for one in work]
+    except* JetsyncError as errors:
+        raise _first_of(errors) from None
+    return [task.result() for task in tasks]
+
+
+def _first_of(errors: BaseExceptionGroup[JetsyncError]) -> JetsyncError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, JetsyncError)
+    return error

@@ -300,7 +300,7 @@ def _adopt_stream(store: StateStore, created: str) -> int:
 def _store(
     store: StateStore, placed: list[Placed], cursor: int | None, look_for_renames: bool, prefix: str
 ) -> list[str]:
-    suspects: list[str] = []
+    suspects: dict[str, str] = {}
     changed: dict[str, Row] = {}
     with store.transaction(durable=False):
         rows = store.rows([item[0] for item in placed if not isinstance(item, Outsider)])
@@ -314,12 +314,15 @@ def _store(
                 continue
             if look_for_renames and remote.nuid and (row.remote is None or row.remote.nuid != remote.nuid):
                 names = store.find_nuid(remote.nuid)
-                suspects += [name[len(prefix) :] for name in names if name.startswith(prefix) and name != prefix + path]
+                others = (name[len(prefix) :] for name in names if name.startswith(prefix) and name != prefix + path)
+                suspects |= dict.fromkeys(others, remote.nuid)
             rows[path] = changed[path] = replace(row, remote=remote)
         store.put(changed.values(), dirty=True)
         if cursor is not None:
             store.cursor = max(store.cursor, cursor)
-    return suspects
+    # In the same batch the other name may have been told to be gone: a rename as one batch does so.
+    told = {path for path, row in changed.items() if row.remote is None or row.remote.nuid != suspects.get(path)}
+    return [path for path in suspects if path not in told]
 
 
 def _refreshed(store: StateStore, path: str, remote: Remote | None, gone: Gone) -> bool:

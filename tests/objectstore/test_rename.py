@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agent.errors import ChunksError, ObjectNameError, ObjectNotFoundError, RevisionError
-from agent.objectstore import Bucket, ObjectInfo, objects, rename
+from agent.objectstore import Bucket, ObjectInfo, Renaming, objects, rename
 from tests.support.stock import Stock
 
 MANY = b"0123456789" * 40_000  # 4 chunks
@@ -179,6 +180,42 @@ async def test_a_batch_is_one_step_in_the_stream(bucket: Bucket):
     moved = await bucket.rename("a", "b")
 
     assert (await bucket.info("a", show_deleted=True)).revision == moved.revision + 1
+
+
+async def renamings_of(bucket: Bucket, names: list[str]) -> list[Renaming]:
+    infos = [await bucket.info(name) for name in names]
+    return [Renaming(info, f"new/{info.name}", 0, info.metadata) for info in infos]
+
+
+async def test_many_renames_are_one_batch_and_tell_each_revision(bucket: Bucket, stock: Stock):
+    if not bucket.atomic:
+        pytest.skip("this server has no atomic batches")
+    names = [f"a{number}" for number in range(20)]
+    for name in names:
+        await bucket.put_bytes(name, name.encode(), metadata={"k": name})
+    before = stock.chunks(bucket.name)
+    moved = await bucket.rename_many(await renamings_of(bucket, names))
+
+    assert moved is not None
+    assert stock.chunks(bucket.name) == before
+    for name, info in zip(names, moved, strict=True):
+        assert info == replace(await bucket.info(f"new/{name}"), time_ns=info.time_ns)
+        assert await bucket.get_bytes(f"new/{name}") == name.encode()
+        assert (await bucket.info(name, show_deleted=True)).deleted
+
+
+async def test_many_renames_do_nothing_when_one_precondition_fails(bucket: Bucket):
+    if not bucket.atomic:
+        pytest.skip("this server has no atomic batches")
+    for name in ("a", "b"):
+        await bucket.put_bytes(name, b"1")
+    renamings = await renamings_of(bucket, ["a", "b"])
+    await bucket.put_bytes("b", b"2")
+    with pytest.raises(RevisionError):
+        await bucket.rename_many(renamings)
+
+    assert sorted(info.name for info in await bucket.list()) == ["a", "b"]
+    assert await bucket.get_bytes("b") == b"2"
 
 
 async def test_a_cancelled_rename_leaves_one_name_for_the_nuid(either: Bucket):
