@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.core.entries import Kind, Reason
+from agent.core.entries import Entry, Kind, Reason
 from agent.core.plan import Action, Verb
 from agent.sync.outcome import Outcome, Result
 
@@ -48,7 +48,11 @@ class Tally:
         for action in actions:
             self.action(action)
             self.bytes_up += action.bytes if action.verb is Verb.UPLOAD else 0
-            self.bytes_down += action.bytes if action.verb is Verb.DOWNLOAD else 0
+            self.bytes_down += action.bytes if action.verb in (Verb.DOWNLOAD, Verb.CONFLICT_COPY) else 0
+            copied = action.row.local_side if action.verb is Verb.CONFLICT_COPY and action.local else None
+            if isinstance(copied, Entry):  # the copy is sent too
+                self.counts["uploads"] += 1
+                self.bytes_up += copied.size
 
     def action(self, action: Action) -> None:
         if action.verb is Verb.CONFLICT_COPY:

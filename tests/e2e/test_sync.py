@@ -373,3 +373,13 @@ def test_a_plan_after_a_crash_knows_what_the_crashed_agent_had_done(agent: Agent
 
     assert agent.plan()["actions"] == []
     assert snapshot(agent.state_dir) == before
+
+
+def test_a_plan_counts_a_conflict_copy_as_sync_does(agent: Agent, stock: Stock, bucket: str):
+    write_tree(agent.directory(), {"file": b"ours is long"})
+    stock.put(bucket, "file", b"theirs")
+    planned, done = did(agent.plan()), did(agent.sync())
+
+    for result in (planned, done):
+        result.pop("conflict_copies", None)
+    assert planned == done == {"uploads": 1, "downloads": 1, "bytes_up": 12, "bytes_down": 6}
