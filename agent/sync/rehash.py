@@ -18,9 +18,10 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
-from agent.core.entries import Entry, Local, Obstacle, Reason
+from agent.core.entries import Entry, Local, Obstacle, Reason, Signature
 from agent.directory import Directory, OpenFile
 from agent.errors import JetsyncError, PathError, StaleError
 from agent.state import StateStore
@@ -123,11 +124,21 @@ class Rehash:
             if digest != local.side.digest:
                 await self._found(path, local, Local(DAMAGED, local.signature))
 
+    async def _open(self, path: str, signature: Signature) -> OpenFile:
+        """Open a file; one that is open only after we were cancelled is closed."""
+        opening = asyncio.create_task(asyncio.to_thread(self._directory.open_read, path, signature), name="rehash open")
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with suppress(JetsyncError):
+                (await opening).close()
+            raise
+
     async def _digest(self, path: str, local: Local) -> bytes:
         """:raises StaleError, PathError, SpaceError: as `Directory.open_read`"""
         assert local.signature is not None
         hasher = hashlib.sha256()
-        file = await asyncio.to_thread(self._directory.open_read, path, local.signature)
+        file = await self._open(path, local.signature)
         try:
             # What counts is what the device has, not what memory has.
             await asyncio.to_thread(os.posix_fadvise, file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
