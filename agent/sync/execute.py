@@ -157,7 +157,8 @@ class Executor:
         change = Change(action.to, seen=action.to_row.revision, dirty=True)
         try:
             info = await self._bucket.info(self._scope().name_of(action.to), show_deleted=True)
-            change = replace(change, remote=Remote(None, info.revision, gone=Gone.DELETED))
+            if not info.deleted and await self._bucket.chunk_count(info.nuid) < info.chunks:
+                change = replace(change, remote=Remote(None, info.revision, gone=Gone.DELETED))
         except JetsyncError:
             pass  # then the follower brings the meta, and what is missing is a problem of the path
         outcome.changes.append(change)
