@@ -62,11 +62,11 @@ def test_filtered_paths_are_left_alone_on_both_sides_and_equal_ones_come_back_wi
     del agent.config["mappings"][0]["exclude"]
     agent.write()
     result = agent.sync()
-    tree = read_tree(agent.directory())
-    copies = [path for path in tree if ".conflict-" in path]
+    merged = read_tree(agent.directory())
+    copies = [path for path in merged if ".conflict-" in path]
 
     assert sorted(path.partition(".")[0] for path in copies) == ["ours", "theirs"]
-    assert {path: node for path, node in tree.items() if path not in copies} == files(
+    assert {path: node for path, node in merged.items() if path not in copies} == files(
         {"same": b"same", "ours": b"1", "theirs": b"edited", "gone-here": b"3", "gone-there": b"4", "kept": b"5"}
     )
     assert agent.plan()["actions"] == []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.config.model import Nats
-from agent.core.entries import Gone, Mode, Obstacle, Reason, Row
+from agent.core.entries import Entry, Gone, Mode, Obstacle, Reason, Remote, Row
 from agent.core.filters import Filters
 from agent.core.plan import Action, Verb
 from agent.core.reconcile import Rules
@@ -77,6 +77,7 @@ async def test_a_rename_whose_chunks_were_purged_meanwhile_uploads_the_file_unde
 
     monkeypatch.setattr(Bucket, "rename", interrupted)
     row = Row("old", remote=remote_of(stored, "old", scene.scope))
+    assert isinstance(local.side, Entry)
     to_row = Row("new", local=local)
 
     outcome = await scene.executor.run(
@@ -87,9 +88,10 @@ async def test_a_rename_whose_chunks_were_purged_meanwhile_uploads_the_file_unde
     assert outcome.result is Result.STALE
     change = next(change for change in outcome.changes if change.path == "new")
     assert change.dirty
+    assert isinstance(change.remote, Remote)
     newest = await scene.bucket.info("new")
     again = Row("new", local=local, remote=change.remote)  # what the planner sees: the file, and nothing there
-    assert (again.revision, again.remote_side, again.remote.gone) == (newest.revision, None, Gone.DELETED)
+    assert (again.revision, again.remote_side, change.remote.gone) == (newest.revision, None, Gone.DELETED)
     await scene.executor.run(Action(verb=Verb.UPLOAD, row=again, reason="created locally", entry=local.side), None)
     assert await scene.bucket.get_bytes("new") == b"content"
 
