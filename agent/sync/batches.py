@@ -29,17 +29,16 @@ from agent.state import JournalEntry, StateStore
 from agent.sync.db import Db
 from agent.sync.execute import Executor
 from agent.sync.hints import Absent, Looking
-from agent.sync.limits import LOTS_AT_ONCE, SMALL
 from agent.sync.local import Spawn, Step
-from agent.sync.lots import divide
 from agent.sync.outcome import Outcome, Result, merged
 from agent.sync.retry import Holds
+from agent.sync.stage import StageRunner
 
 # Dirty rows planned at once: bounds memory (about 1 KiB a row), and is what renames are found within.
 PLAN_ROWS = 50_000
 BATCHES = 4
-# Outcomes committed in one transaction.
-COMMIT = 256
+# The same with those that only wait for large transfers, which `transfers` bounds.
+BATCHES_IN_ALL = 256
 HELD_SECONDS = 10.0
 CREATIONS_HELD_SECONDS = 2.0
 OLD_CHUNKS_SECONDS = 30
@@ -108,9 +107,8 @@ class Batches:
         self._config = config
         self._directory = directory
         self._db = db
-        self._executor = executor
+        self._runner = StageRunner(executor=executor, workers=workers, go_on=self._go_on, take=self._take)
         self._rules = rules
-        self._workers = workers
         self._post = post
         self._spawn = spawn
         self._on_outcomes = on_outcomes
@@ -138,7 +136,9 @@ class Batches:
         """Plan the dirty rows and start a batch; returns whether anything was found to do."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self.draining or self._running >= BATCHES or not self._online():
+        if self.draining or not self._online():
+            return False
+        if self._running - self._runner.heavy >= BATCHES or self._running >= BATCHES_IN_ALL:
             return False
         if looking.searching and now < self._plan_at:
             return False
@@ -238,46 +238,17 @@ class Batches:
         self.nuids.update(batch.nuids.values())
         self._spawn(self._run(batch), f"batch {self._config.name}")
 
+    def _go_on(self) -> bool:
+        return not self.draining and self._online()
+
+    def _take(self, outcomes: list[Outcome]) -> None:
+        self._post(lambda: self._commit(outcomes))
+
     async def _run(self, batch: Batch) -> None:
         untouched: list[Action] = []
         for stage in batch.stages:
-            untouched += await self._run_stage(stage, batch.nuids)
+            untouched += await self._runner.run(stage, batch.nuids)
         self._post(lambda: self._finished(batch, untouched))
-
-    async def _run_stage(self, stage: tuple[Action, ...], nuids: dict[str, str]) -> list[Action]:
-        """Run the actions, in lots where they are small; returns those that never ran (draining, or offline)."""
-        assert self._executor is not None
-        executor = self._executor
-        lots, alone = divide(stage)
-        done: list[Outcome] = []
-
-        def hand_over(*, at_least: int) -> None:
-            if len(done) >= at_least:
-                outcomes = done.copy()
-                done.clear()
-                self._post(lambda: self._commit(outcomes))
-
-        def go_on() -> bool:
-            return not self.draining and self._online()
-
-        async def work() -> None:
-            while alone and go_on():
-                action = alone.popleft()
-                done.append(await executor.run(action, nuids.get(action.row.path)))
-                hand_over(at_least=1 if action.bytes > SMALL else COMMIT)
-
-        async def work_on_lots() -> None:
-            while lots and go_on():
-                done.extend(await executor.run_lot(lots.popleft(), nuids))
-                hand_over(at_least=COMMIT)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._workers, len(alone))):
-                group.create_task(work())
-            for _ in range(min(LOTS_AT_ONCE, len(lots))):
-                group.create_task(work_on_lots())
-        hand_over(at_least=1)
-        return [*alone, *(action for lot in lots for action in lot)]
 
     async def _finished(self, batch: Batch, untouched: list[Action]) -> None:
         self._running -= 1
