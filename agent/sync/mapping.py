@@ -11,7 +11,6 @@ both sides as ever, and changes neither.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -37,6 +36,7 @@ from agent.state import StateStore
 from agent.sync import view
 from agent.sync.batches import make_plan
 from agent.sync.db import Db
+from agent.sync.identity import adopt_identity
 from agent.sync.outcome import Outcome, Result
 from agent.sync.remotes import Remotes
 from agent.sync.report import STATE_FAILED, Report, Tally, action_json
@@ -444,22 +444,3 @@ def waits_for_server(error: JetsyncError) -> bool:
     if isinstance(error, NotAllowedError):
         return False
     return error.transient or isinstance(error, ConnectError)
-
-
-def adopt_identity(store: StateStore, config: Mapping) -> None:
-    """Ancestors belong to directory, bucket and prefix: a change of any is a first contact (DESIGN section 4).
-
-    The patterns belong to it too, but a change of them only makes both sides be looked at again in full.
-    """
-    identity = {"directory": str(config.directory), "bucket": config.bucket, "prefix": config.prefix}
-    patterns = json.dumps([config.include, config.exclude, config.symlinks, config.max_size, config.empty_directories])
-    with store.transaction():
-        known = store.identity
-        if known and known != identity:
-            store.forget_all()
-        if known != identity:
-            store.set_identity(identity)
-        if store.kv_get("patterns") != patterns:
-            if store.kv_get("patterns") is not None:
-                store.forget_sides()
-            store.kv_set("patterns", patterns)
