@@ -1,6 +1,7 @@
 """One mapping's loop: hints -> settle -> look at dirty paths -> reconcile -> apply -> commit.
 
-Reading order: `mapping` (the actor that owns one mapping), `hints` (when a changed path is ready to be read), `looks`
-(local paths -> rows), `remote` (metas -> rows), `execute` (actions -> outcomes), `commit` (outcomes -> rows), `feed`
-(one follower for each bucket), `janitor` (old chunks), `retry` (the one place that decides when to try again).
+Reading order: `mapping` (the life of one mapping) and `session` (its loop); what is seen: `hints`, `looks` and `local`
+(the directory -> rows), `feed`, `remote` and `remoteside` (metas -> rows); what is done: `batches` (rows -> plans), `stage`,
+`lots`, `execute`, `transfer` and `failures` (actions -> outcomes), `outcome` (outcomes -> rows); beside that: `janitor` (old
+chunks), `rehash` (a full look at all bytes), `retry` (the one place that decides when to try again), `view` and `report`.
 """
