@@ -279,6 +279,8 @@ class Session:
         if not dirty and not self._dry:
             if not self._settled_once:
                 await self._db(lambda store: store.kv_set("converged", "1"))
+                if self.janitor is not None:
+                    self.janitor.wake()  # what an earlier run left is known to be nobody's now
             self._settled_once = True
         await self._on_settled(not dirty)
         for goal in waiting:
