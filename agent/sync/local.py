@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,8 @@ from agent.sync.rehash import store_found
 # Paths in one look job; small enough that results come early, large enough that thread hops don't matter.
 LOT = 512
 JOBS = 4
+# Large files hashed at once: the worker threads are for small changes too.
+LARGE_AT_ONCE = 2
 # Directories that wait to be scanned, beyond which everything is scanned instead.
 MANY_SCANS = 200
 IGNORE_FILE = ".jetsyncignore"
@@ -70,6 +73,8 @@ class LocalSide:
         self.filters = filters
         self.hints = Hints(settle=config.settle, settle_max=config.settle_max)
         self.looking: set[str] = set()
+        self._large: set[str] = set()  # of these, the files that are hashed in jobs of their own
+        self._hashing = asyncio.Semaphore(LARGE_AT_ONCE)
         # Paths that have no row (names that aren't UTF-8, unreadable directories): what the last scan said of them.
         self.strays: dict[str, Obstacle] = {}
         self.on_filters: Callable[[Filters], Awaitable[None]] | None = None
@@ -115,8 +120,13 @@ class LocalSide:
 
     @property
     def searching(self) -> bool:
-        """Something is being looked at, or has settled and waits for it. (Not: a file that is being written.)"""
-        return bool(self.looking or self.hints.ready or self._entries or self._wanted or self._scanning)
+        """Something is being looked at, or has settled and waits for it.
+
+        Not: a file that is being written, and not a large one that is being hashed. Where a rename has taken it from is
+        seen long before its digest is known.
+        """
+        soon = len(self.looking) > len(self._large)
+        return bool(soon or self.hints.ready or self._entries or self._wanted or self._scanning)
 
     def state(self) -> Looking:
         """What is being looked at, for the planning."""
@@ -173,13 +183,14 @@ class LocalSide:
         if not paths:
             return
         self.looking.update(paths)
-        self._jobs += 1
+        self._jobs += not large
         rows = await self._db(lambda store: store.rows(paths))
         lot = [rows[path] for path in paths]
         self._spawn(self._look(lot, large=large), f"look {self._config.name}")
 
     async def _look(self, rows: list[Row], *, large: bool) -> None:
-        found = await asyncio.to_thread(survey, self._directory, rows, large_too=large, stop=lambda: self._stop)
+        async with self._hashing if large else nullcontext():
+            found = await asyncio.to_thread(survey, self._directory, rows, large_too=large, stop=lambda: self._stop)
         self._post(lambda: self._looked(rows, found, large))
 
     async def rehashed(self, path: str, known: Local, found: Local) -> None:
@@ -189,7 +200,7 @@ class LocalSide:
 
     async def _looked(self, rows: list[Row], found: Survey, large: bool) -> None:
         """Write what a look job found into the rows."""
-        self._jobs -= 1
+        self._jobs -= not large
         self._looks += 1
         below: list[str] = []
         if found.changed or found.refreshed or found.hollow:
@@ -197,7 +208,10 @@ class LocalSide:
         for row in rows:
             self.looking.discard(row.path)
             self.strays.pop(row.path, None)  # if it still is one, its row says so now
-        if large is False and found.large:
+        if large:
+            self._large.difference_update(row.path for row in rows)
+        else:
+            self._large.update(found.large)
             for path in found.large:
                 await self._start_look([path], large=True)
         for path in found.directories:
