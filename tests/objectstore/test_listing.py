@@ -80,6 +80,6 @@ async def test_no_consumer_stays_behind_not_even_of_a_cancelled_listing(bucket: 
     async def none_is_left() -> bool:
         return (await bucket.connection.api(f"STREAM.INFO.{bucket.stream}"))["state"]["consumer_count"] == 0
 
-    # A cancelled creation and its deletion may overtake each other in the server: then the inactivity threshold ends it.
+    # A cancelled creation and its deletion may overtake each other in the server: then the threshold ends it.
     await until(none_is_left, seconds=45)
     assert await none_is_left()
