@@ -7,7 +7,8 @@ Judged by what each side would hold after the plan: a file that turned into a di
 order (deletes that clear the way come early). What to do when there is one (DESIGN section 4):
 
     both objects in the bucket          the directory wins and "a" becomes a problem; unless the local side already
-                                        holds the file "a": then all of "a/..." become problems
+                                        holds the file "a": then all of "a/..." become problems, or, two-way with
+                                        keep-both, the object "a" is renamed to a conflict copy and the file follows it
     file here, directory there          two-way with keep-both: the file becomes a conflict copy, on the side that has
                                         it. Otherwise a conflict. (In mirror modes the receiver's own is deleted anyway)
     an obstacle stands in the way       it isn't touched; what can't come is a problem
@@ -155,6 +156,17 @@ class _Structure:
             detail = f"the bucket holds this object and {below}, which would be in it; rename one of them"
             upper.block(Obstacle(Reason.STRUCTURE_CLASH, detail))
             return False
+        if self._keeps_both and upper.do in (Do.NOTHING, Do.AGREE) and upper.ancestor:
+            # Two agents have sent the one and the other at once. It is for those that have the file to give way: the
+            # object is renamed, the file here will follow it, and then what is below has its place.
+            entry = upper.row.remote_side
+            assert isinstance(entry, Entry)
+            name = self.copies.name(upper.path, entry)
+            if name:
+                upper.copy, upper.to, upper.reason = "remote", name, "file against directory"
+                for draft in self.drafts[start:end]:
+                    draft.deferred = draft.new_local
+                return True
         self._block_below(upper, start, end)
         return True
 
@@ -176,7 +188,7 @@ class _Structure:
         if self._mirrors:
             self._block_below(upper, start, end)
             return True
-        if self.rules.mode is Mode.TWO_WAY and self.rules.policy is Policy.KEEP_BOTH:
+        if self._keeps_both:
             side = "local" if upper.row.local else "remote"
             entry = upper.row.local_side if upper.row.local else upper.row.remote_side
             assert isinstance(entry, Entry)
@@ -188,6 +200,10 @@ class _Structure:
             if draft is upper or draft.new_local or draft.new_remote or draft.do in (Do.DIVERGED, Do.CONFLICT):
                 draft.conflict("file against directory")
         return True
+
+    @property
+    def _keeps_both(self) -> bool:
+        return self.rules.mode is Mode.TWO_WAY and self.rules.policy is Policy.KEEP_BOTH
 
     @property
     def _mirrors(self) -> bool:

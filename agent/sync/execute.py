@@ -90,8 +90,6 @@ class Executor:
         except (StaleError, RevisionError, ObjectNotFoundError) as error:
             return await self._failures.stale(action, error, nuid)
         except JetsyncError as error:
-            if isinstance(error, ChunksError) and action.verb is Verb.MOVE_REMOTE:
-                return await self._failures.hollow(action, error)
             return self._failures.failed(action, error, nuid)
         if nuid and outcome.result is Result.APPLIED:
             outcome.settled_nuids.append(nuid)
@@ -203,14 +201,29 @@ class Executor:
         row, to_row, entry, scope = action.row, action.to_row, _wanted(action), self._scope()
         assert to_row is not None
         current = await self._bucket.info(scope.name_of(row.path))
-        info = await self._bucket.rename(
-            scope.name_of(row.path),
-            scope.name_of(to_row.path),
-            expected_revision=row.revision,
-            expected_new=to_row.revision,
-            metadata={**current.metadata, **metadata_of(entry)},
-        )
+        try:
+            info = await self._bucket.rename(
+                scope.name_of(row.path),
+                scope.name_of(to_row.path),
+                expected_revision=row.revision,
+                expected_new=to_row.revision,
+                metadata={**current.metadata, **metadata_of(entry)},
+            )
+        except ChunksError:
+            return await self._fill(action, to_row)
         return self._renamed(action, info)
+
+    async def _fill(self, action: Action, to_row: Row) -> Outcome:
+        """A rename in two steps between which somebody purged the chunks: the new name is a meta without content.
+
+        The file is uploaded over it at once: no row ever says of that revision anything but what it is.
+        """
+        info = await self._bucket.info(self._scope().name_of(to_row.path))
+        hollow = replace(to_row, remote=remote_of(info, to_row.path, self._scope()))
+        outcome = await self._upload(replace(action, row=hollow, to="", to_row=None), None)
+        outcome.action = action
+        outcome.changes.insert(0, _moved_away(action.row))
+        return outcome
 
     # -- the local side ------------------------------------------------------------------------------------------
 
@@ -347,7 +360,7 @@ class Executor:
         return outcome
 
     async def _rename_remote_copy(self, action: Action) -> Outcome:
-        """The local side has a directory where the bucket has a file: the file gets the copy's name in the bucket."""
+        """The bucket has a file where there is, or is to be, a directory: it gets the copy's name in the bucket."""
         row, scope = action.row, self._scope()
         taken = await self._bucket_revision(action.to)
         info = await self._bucket.rename(
@@ -355,7 +368,8 @@ class Executor:
         )
         outcome = Outcome(action, Result.APPLIED)
         outcome.changes = [
-            replace(_moved_away(row), local=SAME, dirty=True),
+            # A file that was agreed on follows its object to the new name: the ancestor says that it may.
+            replace(_moved_away(row), ancestor=SAME, dirty=True),
             Change(action.to, remote=remote_of(info, action.to, scope), dirty=True),
         ]
         return outcome

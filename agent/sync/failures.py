@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from agent.core.entries import Gone, Obstacle, Reason, Remote, Row
+from agent.core.entries import Obstacle, Reason, Row
 from agent.core.plan import Action, Verb
 from agent.errors import (
     ChunksError,
@@ -56,24 +56,6 @@ class Failures:
     def _refused(self, action: Action, nuid: str | None) -> list[OldChunks]:
         """The chunks of an upload that can't become visible. `put` has purged them if it could: the journal knows."""
         return [OldChunks(nuid, self._scope().name_of(action.row.path), unread=True)] if nuid else []
-
-    async def hollow(self, action: Action, error: JetsyncError) -> Outcome:
-        """A rename in two steps between which somebody purged the chunks: the new name is a meta without content.
-
-        For this agent there is nothing at the new name, at that revision: so the file is uploaded over it.
-        """
-        outcome = Outcome(action, Result.STALE, error=error)
-        await self._look_at_remote(action.row, outcome)
-        assert action.to_row is not None
-        change = Change(action.to, seen=action.to_row.revision, dirty=True)
-        try:
-            info = await self._bucket.info(self._scope().name_of(action.to), show_deleted=True)
-            if not info.deleted and await self._bucket.chunk_count(info.nuid) < info.chunks:
-                change = replace(change, remote=Remote(None, info.revision, gone=Gone.DELETED))
-        except JetsyncError:
-            pass  # then the follower brings the meta, and what is missing is a problem of the path
-        outcome.changes.append(change)
-        return outcome
 
     async def _look_at_remote(self, row: Row, outcome: Outcome) -> None:
         """Bring the name's newest meta, as the leader has it, into the outcome."""

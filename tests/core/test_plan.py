@@ -299,7 +299,7 @@ def test_of_two_objects_the_directory_wins_where_nothing_is_there_yet(mode):
 
 @pytest.mark.parametrize("mode", [Mode.TWO_WAY, Mode.PULL_SAFE, Mode.PULL_MIRROR])
 def test_of_two_objects_the_file_wins_where_it_is_there(mode):
-    made = world(mode, a=ONE)
+    made = world(mode, a=ONE, policy=Policy.REPORT)
     made.put("a/b", TWO)
     made.put("a/c", THREE)
     made.converge()
@@ -308,7 +308,7 @@ def test_of_two_objects_the_file_wins_where_it_is_there(mode):
 
 
 def test_the_other_object_comes_when_the_clash_ends_without_a_full_look():
-    made = world(a=ONE)
+    made = world(a=ONE, policy=Policy.REPORT)
     for name in ("a/b", "a/c", "a/d"):
         made.put(name, TWO)
     made.converge()
@@ -318,6 +318,35 @@ def test_the_other_object_comes_when_the_clash_ends_without_a_full_look():
     made.converge()
     assert made.local == {"a/b": TWO, "a/c": TWO, "a/d": TWO}
     assert not made.problems()
+
+
+def test_with_keep_both_a_file_gives_way_to_a_directory_that_another_agent_has_sent():
+    made = world(a=ONE)
+    made.put("a/b", TWO)
+    made.put("a/c", THREE)
+    made.converge()
+    copy = next(path for path in made.local if "conflict" in path)
+    assert made.local == {copy: ONE, "a/b": TWO, "a/c": THREE}
+    assert made.objects() == made.local
+    assert not made.problems()
+    assert not made.trash
+
+
+def test_the_object_of_a_file_that_gives_way_is_renamed_and_the_file_follows_it():
+    made = world(a=ONE)
+    made.put("a/b", TWO)
+    made.look_everywhere()
+    assert [step.split()[0] for stage in steps(made.round()) for step in stage] == ["conflict-copy"]
+    assert [step.split()[0] for stage in steps(first_plan(made)) for step in stage] == ["move-local", "download"]
+
+
+def test_a_file_that_was_edited_is_sent_before_it_gives_way():
+    made = world(a=ONE)
+    made.write("a", THREE)
+    made.put("a/b", TWO)
+    made.converge()
+    copy = next(path for path in made.local if "conflict" in path)
+    assert made.local == {copy: THREE, "a/b": TWO}
 
 
 def test_a_problem_says_what_stands_in_its_way():

@@ -206,6 +206,22 @@ def test_objects_a_and_a_slash_b_cannot_both_be_files(agent: Agent, stock: Stock
     assert stock.contents(bucket) == {"a": b"a file", "a/b": b"a file below it", "good": GOOD}
 
 
+def test_a_file_that_was_sent_gives_way_to_objects_that_another_client_puts_below_its_name(
+    make_agent: MakeAgent, stock: Stock, bucket: str
+):
+    one, other = make_agent("a"), make_agent("b")
+    write_tree(one.directory(), {"a": b"a file"})
+    one.sync()
+    stock.put(bucket, "a/b", b"below it")
+    result = one.sync()
+    other.sync()
+
+    (copy,) = (name for name in stock.names(bucket) if name.startswith("a.conflict-"))
+    assert problems(result) == {}
+    assert read_tree(one.directory()) == read_tree(other.directory()) == files({copy: b"a file", "a/b": b"below it"})
+    assert stock.contents(bucket) == {copy: b"a file", "a/b": b"below it"}
+
+
 def test_a_symlinked_directory_is_never_followed_out_of_the_root(
     agent: Agent, stock: Stock, bucket: str, tmp_path: Path
 ):

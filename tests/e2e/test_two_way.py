@@ -260,3 +260,20 @@ def test_an_emptied_directory_of_a_person_stays(live: Live):
 
     assert read_tree(live.a / "persons") == {}
     assert read_tree(live.a)["persons/"] == EmptyDirectory()
+
+
+def test_a_file_and_a_directory_of_one_name_made_on_both_sides_at_once_are_both_kept(live: Live):
+    for number in range(5):
+        write_tree(live.a, {f"clash-{number}": b"a file"})
+        write_tree(live.b, {f"clash-{number}/below": b"a file in a directory"})
+
+    def both() -> bool:
+        trees = read_tree(live.a), read_tree(live.b)
+        assert trees[0] == trees[1]
+        for number in range(5):
+            assert trees[0][f"clash-{number}/below"] == File(b"a file in a directory")
+            (copy,) = (path for path in trees[0] if path.startswith(f"clash-{number}.conflict-"))
+            assert trees[0][copy] == File(b"a file")
+        return True
+
+    eventually(both, timeout=30)

@@ -257,7 +257,8 @@ class World:
                 self._free(action.to)
                 self.put(action.to, row.remote_side)
                 self.put(path, None)
-                self._commit(path, None)
+                self._commit(path, row.ancestor)
+                self.dirty.add(path)
 
     def _free(self, path: str) -> None:
         if path in self.local or self._object(path) is not None:

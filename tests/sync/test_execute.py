@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.config.model import Nats
-from agent.core.entries import Entry, Gone, Mode, Obstacle, Reason, Remote, Row
+from agent.core.entries import Entry, Mode, Obstacle, Reason, Remote, Row
 from agent.core.filters import Filters
 from agent.core.plan import Action, Verb
 from agent.core.reconcile import Rules
@@ -61,13 +61,14 @@ async def scene(nats_url: str, bucket_name: str, tmp_path: Path) -> AsyncIterato
     directory.close()
 
 
-async def test_a_rename_whose_chunks_were_purged_meanwhile_uploads_the_file_under_its_new_name(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+async def hollow(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Action:
+    """A rename that the local side has made already; as soon as the bucket has it too somebody purges the chunks."""
     (scene.root / "new").write_bytes(b"content")
     stored = await scene.bucket.put("old", b"content")
     local = await asyncio.to_thread(scene.directory.read, "new")
     assert local is not None
+    assert isinstance(local.side, Entry)
     rename = Bucket.rename
 
     async def interrupted(bucket: Bucket, *names: str, **options: Any) -> ObjectInfo:
@@ -76,24 +77,31 @@ async def test_a_rename_whose_chunks_were_purged_meanwhile_uploads_the_file_unde
         raise ChunksError("its old name was written meanwhile")
 
     monkeypatch.setattr(Bucket, "rename", interrupted)
-    row = Row("old", remote=remote_of(stored, "old", scene.scope))
-    assert isinstance(local.side, Entry)
-    to_row = Row("new", local=local)
+    row, to_row = Row("old", remote=remote_of(stored, "old", scene.scope)), Row("new", local=local)
+    return Action(verb=Verb.MOVE_REMOTE, row=row, reason="renamed locally", to="new", to_row=to_row, entry=local.side)
 
-    outcome = await scene.executor.run(
-        Action(verb=Verb.MOVE_REMOTE, row=row, reason="renamed locally", to="new", to_row=to_row, entry=local.side),
-        None,
-    )
+
+async def test_a_rename_whose_chunks_were_purged_meanwhile_uploads_the_file_under_its_new_name(
+    scene: Scene, hollow: Action
+):
+    outcome = await scene.executor.run(hollow, None)
+
+    assert outcome.result is Result.APPLIED
+    assert await scene.bucket.get_bytes("new") == b"content"
+    newest = await scene.bucket.info("new")
+    away, change = outcome.changes
+    assert (away.path, change.path) == ("old", "new")
+    assert change.remote == remote_of(newest, "new", scene.scope)
+
+
+async def test_a_hollow_object_whose_file_has_gone_too_is_never_taken_for_deleted(scene: Scene, hollow: Action):
+    (scene.root / "new").unlink()
+
+    outcome = await scene.executor.run(hollow, None)
 
     assert outcome.result is Result.STALE
-    change = next(change for change in outcome.changes if change.path == "new")
-    assert change.dirty
-    assert isinstance(change.remote, Remote)
-    newest = await scene.bucket.info("new")
-    again = Row("new", local=local, remote=change.remote)  # what the planner sees: the file, and nothing there
-    assert (again.revision, again.remote_side, change.remote.gone) == (newest.revision, None, Gone.DELETED)
-    await scene.executor.run(Action(verb=Verb.UPLOAD, row=again, reason="created locally", entry=local.side), None)
-    assert await scene.bucket.get_bytes("new") == b"content"
+    assert set(outcome.look) == {"old", "new"}
+    assert not [change for change in outcome.changes if change.path == "new" and isinstance(change.remote, Remote)]
 
 
 async def test_an_object_with_content_whose_name_ends_in_a_slash_is_not_taken_for_a_directory(scene: Scene):
