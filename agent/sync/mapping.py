@@ -26,18 +26,15 @@ from agent.errors import (
     NotAllowedError,
     RootError,
     StateError,
-    StoreUnavailableError,
 )
-from agent.observe.logging import Once, get_logger
 from agent.observe.metrics import MappingMetrics
-from agent.observe.reasons import of_problem
-from agent.observe.status import LastError, MappingStatus, State
+from agent.observe.status import MappingStatus, State
 from agent.state import StateStore
 from agent.sync import view
 from agent.sync.batches import make_plan
 from agent.sync.db import Db
 from agent.sync.identity import adopt_identity
-from agent.sync.outcome import Outcome, Result
+from agent.sync.record import PROBLEMS_TOLD, Record
 from agent.sync.remotes import Remotes
 from agent.sync.report import STATE_FAILED, Report, Tally, action_json
 from agent.sync.retry import Backoff, Holds
@@ -47,8 +44,6 @@ from agent.sync.session import Session
 DRAIN_SECONDS = 8.0
 # A directory that isn't there is looked for at least this often (seconds): it costs nothing.
 ROOT_SECONDS = 5.0
-# Problems that are looked through for new ones.
-PROBLEMS_TOLD = 1000
 
 
 class MappingSync:
@@ -68,11 +63,8 @@ class MappingSync:
         self._agent_name = agent_name
         self._state_path = state_path
         self._remotes = remotes
-        self._metrics = metrics
+        self.record = Record(config.name, metrics)
         self._dry = dry
-        self._log = get_logger(mapping=config.name)
-        self._once = Once()
-        self._told = Once()
         self._db: Db | None = None
         self._session: Session | None = None
         self._root: tuple[int, int] | None = None  # of the first session
@@ -80,15 +72,6 @@ class MappingSync:
         self._loaded = asyncio.Event()
         self._began = asyncio.Event()
         self._stopping = False
-        self._error: LastError | None = None
-        self._failure: JetsyncError | None = None
-        self._failures = 0
-        self._waiting: tuple[float, JetsyncError] | None = None  # since when, and for what
-        self._state = State.STARTING
-        self._since = time.time()
-        self._converged_at: float | None = None
-        self._pending_since: float | None = None
-        self._tallies: list[Tally] = []
         self.converged_earlier = False  # in an earlier run, on this state
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -98,7 +81,7 @@ class MappingSync:
         backoff = Backoff(ceiling=60.0)
         self._db = await Db.open(self._state_path, self.config.name)
         if self._db.recovered:
-            self._log.warning("state_recovered", detail=self._db.recovered)
+            self.record.log.warning("state_recovered", detail=self._db.recovered)
         self.converged_earlier = await self._db(lambda store: store.kv_get("converged") is not None)
         self._loaded.set()
         try:
@@ -132,19 +115,17 @@ class MappingSync:
                 feed=opened.feed,
                 db=self._db,
                 filters=filters,
-                metrics=self._metrics,
+                metrics=self.record.metrics,
                 online=lambda: self._remotes.online,
-                on_outcomes=self._outcomes,
-                on_state=self._set_state,
+                on_outcomes=self.record.outcomes,
+                on_state=self.record.set_state,
                 on_settled=self._on_settled,
-                progress=self._progress,
-                failed=self._waits,
+                progress=self.record.progress,
+                failed=self.record.waits,
                 dry=self._dry,
             )
-            self._failure = None
-            self._waits(StoreUnavailableError(f"bucket {self.config.bucket!r} doesn't tell what it holds"))
+            self.record.session_begins(self.config.bucket)
             self._began.set()
-            self._metrics.attempt(time.time())
             await self._session.run()
         finally:
             self._began.clear()
@@ -165,18 +146,9 @@ class MappingSync:
             )
 
     async def _rest(self, error: JetsyncError, seconds: float) -> None:
-        """A session ended with an error: say so once, and wait for the next one."""
-        waits = waits_for_server(error)
-        if waits:
-            self._waits(error)
-        reason = self._metrics.failure(error)
-        self._error = LastError(reason.value, error.message, error.remedy, time.time())
-        self._failure = error
-        self._failures += 1
-        self._set_state(State.RETRYING if waits else State.FAILED)
-        if self._once.news("session", str(error)):
-            event = "mapping_waits" if waits else "mapping_failed"
-            self._log.warning(event, error=error.message, remedy=error.remedy, retry_in=round(seconds, 1))
+        """A session ended with an error: say so, and wait for the next one."""
+        state = State.RETRYING if waits_for_server(error) else State.FAILED
+        self.record.session_failed(error, state, retry_in=seconds)
         self._retry.clear()
         if isinstance(error, RootError):
             seconds = min(seconds, ROOT_SECONDS)
@@ -206,66 +178,21 @@ class MappingSync:
 
     # -- what happened -------------------------------------------------------------------------------------------
 
-    def _outcomes(self, outcomes: list[Outcome]) -> None:
-        for tally in self._tallies:
-            tally.add(outcomes)
-        for outcome in outcomes:
-            self._count(outcome)
-            if outcome.result is Result.APPLIED:
-                self._progress()
-            elif isinstance(outcome.error, StoreUnavailableError):
-                self._waits(outcome.error)
-
-    def _count(self, outcome: Outcome) -> None:
-        action = outcome.action
-        operation = action.verb.value.partition("-")[0].replace("update", "metadata").replace("conflict", "download")
-        self._metrics.transfer(operation, outcome.result.value, outcome.bytes_up + outcome.bytes_down, 0.0)
-        if outcome.result is Result.APPLIED:
-            self._log.debug("applied", action=action.verb.value, path=action.row.path, to=action.to or None)
-            self._once.clear(action.row.path)
-        elif outcome.result is Result.FAILED:
-            assert outcome.error is not None
-            self._metrics.failure(outcome.error)
-            if self._once.news(action.row.path, str(outcome.error)):
-                self._log.warning(
-                    "action_failed", action=action.verb.value, path=action.row.path, error=str(outcome.error)
-                )
-
-    def _set_state(self, state: State) -> None:
-        if state is State.SYNCING and self._pending_since is None:
-            self._pending_since = time.time()
-        if state is not self._state:
-            self._state, self._since = state, time.time()
-            self._metrics.set_state(state)
-
     async def _on_settled(self, converged: bool) -> None:
-        """Nothing is under way; `converged`: and nothing is left to do."""
-        self._progress()
-        if converged:
-            self._converged_at = time.time()
-            self._pending_since = None
-            self._metrics.success(self._converged_at)
-            self._once.clear("session")
+        self.record.settled(converged=converged)
         await self._tell_problems()
-
-    def _waits(self, error: JetsyncError) -> None:
-        """The store didn't do what it was asked for, and was asked again."""
-        self._waiting = (self._waiting[0] if self._waiting else time.monotonic(), error)
-
-    def _progress(self) -> None:
-        self._waiting = None
 
     # -- what others ask -----------------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> tuple[float, JetsyncError] | None:
         """How long nothing but waiting for the store was done (seconds), and why; None when something is going on."""
-        return (time.monotonic() - self._waiting[0], self._waiting[1]) if self._waiting else None
+        return self.record.waiting
 
     async def converge(self) -> Report:
         """Look at everything, bring both sides together, and say what was done. Waits while the server is away."""
         tally = Tally()
-        self._tallies.append(tally)
+        self.record.tallies.append(tally)
         report = Report(self.config.name, tally=tally)
         try:
             await self._settled()
@@ -281,7 +208,7 @@ class MappingSync:
             report.state, report.exit_code = STATE_FAILED, error.exit_code
             report.errors.append(str(error))
         finally:
-            self._tallies.remove(tally)
+            self.record.tallies.remove(tally)
         return report
 
     async def _settled(self) -> None:
@@ -289,10 +216,10 @@ class MappingSync:
 
         :raises JetsyncError: the last session's error, when waiting can't help
         """
-        failures = self._failures  # of earlier sessions: what failed then is tried again now
+        failures = self.record.failures  # of earlier sessions: what failed then is tried again now
         self._retry.set()
         while True:
-            failure = self._failure if self._failures > failures else None
+            failure = self.record.failure if self.record.failures > failures else None
             if failure is not None and not waits_for_server(failure):
                 raise failure
             session = self._session
@@ -345,19 +272,17 @@ class MappingSync:
     @property
     def converged(self) -> bool:
         """Whether both sides were known to be equal at least once since the start."""
-        return self._converged_at is not None
+        return self.record.converged_at is not None
 
     @property
     def serving(self) -> bool:
         """The state is loaded and the directory is there, whether or not the server is."""
-        return self._db is not None and not isinstance(self._failure, DirectoryError | StateError)
+        return self._db is not None and not isinstance(self.record.failure, DirectoryError | StateError)
 
     @property
     def sentence(self) -> str:
         """What the mapping is doing, for people."""
-        if self._failure is not None:
-            return f"{self._state.value}: {self._failure}"
-        return self._state.value
+        return self.record.sentence
 
     async def converged_before(self) -> bool:
         """Whether this state converged in this run or an earlier one."""
@@ -367,10 +292,7 @@ class MappingSync:
     def broken(self, error: JetsyncError) -> None:
         """`run` ended with an error."""
         self._loaded.set()
-        self._failure = error
-        self._failures += 1
-        self._error = LastError(self._metrics.failure(error).value, error.message, error.remedy, time.time())
-        self._set_state(State.FAILED)
+        self.record.broke(error)
 
     def poke(self) -> None:
         """The connection is back: try again now."""
@@ -386,11 +308,11 @@ class MappingSync:
             bucket=config.bucket,
             prefix=config.prefix,
             mode=config.mode.value,
-            state=self._state,
-            since=self._since,
+            state=self.record.state,
+            since=self.record.since,
             converged=self.converged,
-            last_success=self._converged_at,
-            last_error=self._error,
+            last_success=self.record.converged_at,
+            last_error=self.record.error,
         )
         if self._db is None or session is None:
             return status
@@ -401,7 +323,7 @@ class MappingSync:
             status,
             local=local,
             remote=remote,
-            pending=view.pending(snapshot.counts, self._pending_since),
+            pending=view.pending(snapshot.counts, self.record.pending_since),
             conflicts=snapshot.counts.conflicts,
             diverged=snapshot.counts.diverged,
             problems=view.problem_counts(snapshot, strays, holds),
@@ -412,26 +334,20 @@ class MappingSync:
         )
 
     async def _tell_problems(self) -> None:
-        """Log and count each problem once, until it changes or clears."""
         session = self._session
         if self._db is None or session is None:
             return
         found = dict(await self._db(lambda store: store.problems(PROBLEMS_TOLD)))
         found |= {path: why for path, why in session.local.strays.items() if not why.reason.skipped}
-        for path, obstacle in found.items():
-            if self._told.news(path, obstacle.reason):
-                self._metrics.error(of_problem(obstacle.reason))
-                remedy = obstacle.detail or view.REMEDIES.get(obstacle.reason, "")
-                self._log.warning("problem", path=path, reason=obstacle.reason.value, remedy=remedy)
-        self._told.keep(found)
+        self.record.problems(found)
 
     async def show_metrics(self) -> None:
         """Bring the gauges up to date, and tell of what is new among the problems."""
-        self._metrics.show(await self.status())
+        self.record.metrics.show(await self.status())
         await self._tell_problems()
         if self._session is not None:
             with suppress(OSError):
-                self._metrics.disk_free(await asyncio.to_thread(self._session.directory.free_bytes))
+                self.record.metrics.disk_free(await asyncio.to_thread(self._session.directory.free_bytes))
 
     async def copy_state(self, target: Path) -> None:
         """Copy the state store for a dry run."""

@@ -1,0 +1,143 @@
+"""What one mapping says of itself: its state and last error, its counters, its log lines.
+
+Everything that happens in a mapping is told to its record, which is the only one that logs and counts it: outcomes,
+changes of state, settling, errors of whole sessions. The record outlives the sessions. What is asked for from outside
+(`status`, the tallies of a `sync`, how long nothing but waiting was done) is answered from it; what stands in the rows
+is read by `sync.view`.
+"""
+
+from __future__ import annotations
+
+import time
+
+from agent.core.entries import Obstacle
+from agent.errors import JetsyncError, StoreUnavailableError
+from agent.observe.logging import Once, get_logger
+from agent.observe.metrics import MappingMetrics
+from agent.observe.reasons import of_problem
+from agent.observe.status import Halt, LastError, State
+from agent.sync import view
+from agent.sync.outcome import Outcome, Result
+from agent.sync.report import Tally
+
+# Problems that are looked through for new ones.
+PROBLEMS_TOLD = 1000
+
+
+class Record:
+    """Of one mapping. Times are seconds since 1970.
+
+    state, since: what it does, and since when. error: the last that ended a session; failure: the same, until a session
+    begins. failures: how many there were. converged_at: when both sides were last known to be equal. pending_since:
+    when the oldest change was noticed that hasn't arrived. halt: why it is halted. tallies: of those who wait for a
+    report.
+    """
+
+    def __init__(self, name: str, metrics: MappingMetrics) -> None:
+        self.log = get_logger(mapping=name)
+        self.metrics = metrics
+        self.state = State.STARTING
+        self.since = time.time()
+        self.error: LastError | None = None
+        self.failure: JetsyncError | None = None
+        self.failures = 0
+        self.halt: Halt | None = None
+        self.converged_at: float | None = None
+        self.pending_since: float | None = None
+        self.tallies: list[Tally] = []
+        self._once = Once()
+        self._told = Once()
+        self._waiting: tuple[float, JetsyncError] | None = None  # since when, and for what
+
+    # -- sessions ------------------------------------------------------------------------------------------------
+
+    def session_begins(self, bucket: str) -> None:
+        self.failure = None
+        self.waits(StoreUnavailableError(f"bucket {bucket!r} doesn't tell what it holds"))
+        self.metrics.attempt(time.time())
+
+    def session_failed(self, error: JetsyncError, state: State, *, retry_in: float) -> None:
+        """A session ended with an error: said once, until another one comes or the mapping has converged."""
+        if state is State.RETRYING:
+            self.waits(error)
+        self.broke(error, state)
+        if self._once.news("session", str(error)):
+            event = "mapping_waits" if state is State.RETRYING else "mapping_failed"
+            self.log.warning(event, error=error.message, remedy=error.remedy, retry_in=round(retry_in, 1))
+
+    def broke(self, error: JetsyncError, state: State = State.FAILED) -> None:
+        self.error = LastError(self.metrics.failure(error).value, error.message, error.remedy, time.time())
+        self.failure = error
+        self.failures += 1
+        self.set_state(state)
+
+    # -- what happened -------------------------------------------------------------------------------------------
+
+    def outcomes(self, outcomes: list[Outcome]) -> None:
+        for tally in self.tallies:
+            tally.add(outcomes)
+        for outcome in outcomes:
+            self._count(outcome)
+            if outcome.result is Result.APPLIED:
+                self.progress()
+            elif isinstance(outcome.error, StoreUnavailableError):
+                self.waits(outcome.error)
+
+    def _count(self, outcome: Outcome) -> None:
+        action = outcome.action
+        operation = action.verb.value.partition("-")[0].replace("update", "metadata").replace("conflict", "download")
+        self.metrics.transfer(operation, outcome.result.value, outcome.bytes_up + outcome.bytes_down, 0.0)
+        if outcome.result is Result.APPLIED:
+            self.log.debug("applied", action=action.verb.value, path=action.row.path, to=action.to or None)
+            self._once.clear(action.row.path)
+        elif outcome.result is Result.FAILED:
+            assert outcome.error is not None
+            self.metrics.failure(outcome.error)
+            if self._once.news(action.row.path, str(outcome.error)):
+                self.log.warning(
+                    "action_failed", action=action.verb.value, path=action.row.path, error=str(outcome.error)
+                )
+
+    def set_state(self, state: State) -> None:
+        if state is State.SYNCING and self.pending_since is None:
+            self.pending_since = time.time()
+        if state is not self.state:
+            self.state, self.since = state, time.time()
+            self.metrics.set_state(state)
+
+    def settled(self, *, converged: bool) -> None:
+        """Nothing is under way; `converged`: and nothing is left to do."""
+        self.progress()
+        if converged:
+            self.converged_at = time.time()
+            self.pending_since = None
+            self.metrics.success(self.converged_at)
+            self._once.clear("session")
+
+    def problems(self, found: dict[str, Obstacle]) -> None:
+        """All problems that there are: each is logged and counted once, until it changes or clears."""
+        for path, obstacle in found.items():
+            if self._told.news(path, obstacle.reason):
+                self.metrics.error(of_problem(obstacle.reason))
+                remedy = obstacle.detail or view.REMEDIES.get(obstacle.reason, "")
+                self.log.warning("problem", path=path, reason=obstacle.reason.value, remedy=remedy)
+        self._told.keep(found)
+
+    # -- waiting for the store -----------------------------------------------------------------------------------
+
+    def waits(self, error: JetsyncError) -> None:
+        """The store didn't do what it was asked for, and was asked again."""
+        self._waiting = (self._waiting[0] if self._waiting else time.monotonic(), error)
+
+    def progress(self) -> None:
+        self._waiting = None
+
+    @property
+    def waiting(self) -> tuple[float, JetsyncError] | None:
+        """How long nothing but waiting for the store was done (seconds), and why; None when something is going on."""
+        return (time.monotonic() - self._waiting[0], self._waiting[1]) if self._waiting else None
+
+    @property
+    def sentence(self) -> str:
+        """What the mapping is doing, for people."""
+        return f"{self.state.value}: {self.failure}" if self.failure is not None else self.state.value
