@@ -74,7 +74,7 @@ class Session:
     ) -> None:
         self._config = config
         self.directory = directory
-        self._bucket = bucket
+        self.bucket = bucket
         self._db = db
         self._metrics = metrics
         self._on_state = on_state
@@ -168,7 +168,7 @@ class Session:
             symlinks=config.symlinks,
             max_size=config.max_size,
             empty_directories=config.empty_directories,
-            repository=_is_repository(self._bucket),
+            repository=_is_repository(self.bucket),
             filters=self.local.filters,
         )
 
