@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agent.core.entries import Local, Obstacle, Reason, Row
-from agent.core.names import copy_prefix, is_copy_of, parents_of
+from agent.core.names import copy_prefix, is_conflict_copy, is_copy_of, parents_of
 from agent.state import counts as counting
 from agent.state import journal, names
 from agent.state.counts import Counts
@@ -39,7 +39,8 @@ _SIGHTINGS = "SELECT path, l_kind, s_size, s_mtime, s_ctime, s_inode, s_mode, fl
 _INODE = 5
 # SQLite, which knows nothing of how few rows a partial index has, is told where to look.
 _DIRTY = f"{SELECT} INDEXED BY paths_dirty WHERE dirty = 1 AND path > ? ORDER BY path LIMIT ?"
-_CONFLICTS = "SELECT path FROM paths INDEXED BY paths_verdict WHERE verdict = 1 AND verdict > 0 ORDER BY path"
+_CONFLICTS = "SELECT path FROM paths INDEXED BY paths_verdict WHERE verdict = 1 AND verdict > 0 ORDER BY path LIMIT ?"
+_COPIES = f"{SELECT} WHERE instr(path, '.conflict-') AND (l_kind > 0 OR r_kind > 0) ORDER BY path"
 
 
 class StateReader:
@@ -219,9 +220,13 @@ class StateReader:
     def diverged_count(self) -> int:
         return self._tally()["diverged"]
 
-    def conflicts(self) -> list[str]:
-        """The paths in conflict, by path."""
-        return [path for (path,) in self._db.all(_CONFLICTS)]
+    def conflicts(self, limit: int = -1) -> list[str]:
+        """The paths in conflict, by path; up to `limit` of them, when that isn't negative."""
+        return [path for (path,) in self._db.all(_CONFLICTS, (limit,))]
+
+    def conflict_copies(self) -> list[Row]:
+        """The rows of all conflict copies that exist on either side, by path. One pass over the paths."""
+        return [decode(found) for found in self._db.all(_COPIES) if is_conflict_copy(found[0])]
 
     def problems(self, limit: int) -> list[tuple[str, Obstacle]]:
         """Up to `limit` paths or names with an obstacle that somebody should see to; not those left out on purpose."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 
 from agent.core.entries import Obstacle
+from agent.core.plan import Verb
 from agent.errors import JetsyncError, StoreUnavailableError
 from agent.observe.logging import Once, get_logger
 from agent.observe.metrics import MappingMetrics
@@ -34,6 +35,7 @@ class Record:
     """
 
     def __init__(self, name: str, metrics: MappingMetrics) -> None:
+        self.name = name
         self.log = get_logger(mapping=name)
         self.metrics = metrics
         self.state = State.STARTING
@@ -47,6 +49,7 @@ class Record:
         self.tallies: list[Tally] = []
         self._once = Once()
         self._told = Once()
+        self._conflicts = Once()
         self._waiting: tuple[float, JetsyncError] | None = None  # since when, and for what
 
     # -- sessions ------------------------------------------------------------------------------------------------
@@ -88,6 +91,8 @@ class Record:
         operation = action.verb.value.partition("-")[0].replace("update", "metadata").replace("conflict", "download")
         self.metrics.transfer(operation, outcome.result.value, outcome.bytes_up + outcome.bytes_down, 0.0)
         if outcome.result is Result.APPLIED:
+            if action.verb is Verb.CONFLICT_COPY:
+                self.metrics.conflict()
             self.log.debug("applied", action=action.verb.value, path=action.row.path, to=action.to or None)
             self._once.clear(action.row.path)
         elif outcome.result is Result.FAILED:
@@ -122,6 +127,14 @@ class Record:
                 remedy = obstacle.detail or view.REMEDIES.get(obstacle.reason, "")
                 self.log.warning("problem", path=path, reason=obstacle.reason.value, remedy=remedy)
         self._told.keep(found)
+
+    def conflicts(self, found: list[str]) -> None:
+        """All conflicts that there are: each is logged and counted once, until it is resolved."""
+        for path in found:
+            if self._conflicts.news(path, "conflict"):
+                self.metrics.conflict()
+                self.log.warning("conflict", path=path, remedy=f"see `jetsync conflicts {self.name}`")
+        self._conflicts.keep(found)
 
     # -- waiting for the store -----------------------------------------------------------------------------------
 
