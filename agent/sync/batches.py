@@ -127,6 +127,7 @@ class Batches:
         self.draining = False
         self.held_back = False
         self._deletions_held = False
+        self._alone: dict[str, asyncio.Future[Outcome | None]] = {}  # path -> who waits for an action that no plan made
 
     @property
     def idle(self) -> bool:
@@ -228,6 +229,26 @@ class Batches:
 
     # -- running -------------------------------------------------------------------------------------------------
 
+    async def start_alone(self, action: Action) -> asyncio.Future[Outcome | None] | None:
+        """Run an action that no plan has made (a repair) as a batch of its own. A step, as all that writes rows.
+
+        Its outcome is written and counted like any other, and comes in the future too; None: it never ran. Gives back
+        None when nothing may be started now, or the path has an action under way.
+        """
+        path = action.row.path
+        if path in self.busy or not self._go_on():
+            return None
+        batch = Batch(stages=((action,),))
+        batch.nuids = await self._db(lambda store: self._journal(store, batch))
+        done = self._alone[path] = asyncio.get_running_loop().create_future()
+        self._start(batch)
+        return done
+
+    def _tell(self, path: str, outcome: Outcome | None) -> None:
+        waiting = self._alone.pop(path, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(outcome)
+
     def _start(self, batch: Batch) -> None:
         for stage in batch.stages:
             for action in stage:
@@ -257,6 +278,7 @@ class Batches:
         for action in untouched:
             self.busy.discard(action.row.path)
             self.busy.discard(action.to)
+            self._tell(action.row.path, None)
         nuids = [batch.nuids[action.row.path] for action in untouched if action.row.path in batch.nuids]
         if nuids:
             await self._db(lambda store: store.journal_remove(nuids))
@@ -279,6 +301,8 @@ class Batches:
         if any(isinstance(outcome.error, StoreFullError) for outcome in outcomes):
             self._on_full()
         self._on_outcomes(outcomes)
+        for outcome in outcomes:
+            self._tell(outcome.action.row.path, outcome)
 
     def _write(self, store: StateStore, outcomes: list[Outcome]) -> None:
         """Store the changes of all outcomes in one transaction, each set of rows by one statement."""

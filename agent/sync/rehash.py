@@ -7,8 +7,10 @@ goes on; time in which no agent runs doesn't count.
 
     same stat, same digest        nothing
     another stat                  an ordinary change: the path is hinted
-    same stat, another digest     the local side becomes the obstacle BAD_DIGEST: nothing is sent or overwritten because
-                                  of it (`looks` leaves it so until the stat changes), and a person is told
+    same stat, another digest     where the object is what the file was, and the mode changes files, it is fetched again
+                                  (`repair`). Else the local side becomes the obstacle BAD_DIGEST: nothing is sent or
+                                  overwritten because of it (`looks` leaves it so until the stat changes), and a person
+                                  is told
     not readable any more         the obstacle UNREADABLE, which the next look tries again
 """
 
@@ -34,6 +36,9 @@ FILE_COST = 4096
 BLOCK = 4 << 20
 # Bytes per second while a file is read; more only where the interval asks for it.
 GENTLE = 32 << 20
+# What is found damaged while it can't be repaired yet (no server, an action under way) is come back to this often,
+# a NAP apart, before it is told as it is.
+TRIES = 10
 # The pace is computed anew at least this often (seconds): the tree grows and shrinks.
 NAP = 30.0
 
@@ -47,8 +52,8 @@ DAMAGED = Obstacle(
 class Rehash:
     """The pass over one mapping's files, again and again. `run` is its only task.
 
-    found: called with a path, its known local side and what it is instead. changed: called with paths whose stat is
-    another one.
+    found: called with a path, its known local side and what it is instead; the last argument says whether it will be
+    called again when it gives back False, not settled. changed: called with paths whose stat is another one.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class Rehash:
         interval: float,
         directory: Directory,
         db: Db,
-        found: Callable[[str, Local, Local], Awaitable[None]],
+        found: Callable[[str, Local, Local, bool], Awaitable[bool]],
         changed: Callable[[list[str]], None],
     ) -> None:
         self._interval = interval
@@ -77,7 +82,10 @@ class Rehash:
             page = await self._page(after)
             for path, local in page:
                 await self._wait_for(FILE_COST + _size(local))
-                await self._check(path, local)
+                for left in reversed(range(TRIES)):
+                    if await self._check(path, local, again=left > 0):
+                        break
+                    await asyncio.sleep(NAP)
                 after = path
                 await self._keep(after)
             if not page:
@@ -108,50 +116,60 @@ class Rehash:
                 break
         self._credit = max(0.0, self._credit - cost)
 
-    async def _check(self, path: str, local: Local) -> None:
+    async def _check(self, path: str, local: Local, *, again: bool) -> bool:
+        """Whether the path is done with."""
         if local.racy or local.signature is None or not isinstance(local.side, Entry):
             self._changed([path])
-            return
+            return True
         try:
-            digest = await self._digest(path, local)
+            digest = await digest_of(self._directory, path, local.signature, pause=self._pause)
         except StaleError:
             self._changed([path])
         except PathError as error:
-            await self._found(path, local, Local(Obstacle(Reason.UNREADABLE, error.message), local.signature))
+            return await self._found(
+                path, local, Local(Obstacle(Reason.UNREADABLE, error.message), local.signature), again
+            )
         except JetsyncError:
-            return  # the machine is short of something: the next pass
+            pass  # the machine is short of something: the next pass
         else:
             if digest != local.side.digest:
-                await self._found(path, local, Local(DAMAGED, local.signature))
+                return await self._found(path, local, Local(DAMAGED, local.signature), again)
+        return True
 
-    async def _open(self, path: str, signature: Signature) -> OpenFile:
-        """Open a file; one that is open only after we were cancelled is closed."""
-        opening = asyncio.create_task(asyncio.to_thread(self._directory.open_read, path, signature), name="rehash open")
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            with suppress(JetsyncError):
-                (await opening).close()
-            raise
+    async def _pause(self, length: int) -> None:
+        await asyncio.sleep(length / max(GENTLE, 2 * self._rate))
 
-    async def _digest(self, path: str, local: Local) -> bytes:
-        """:raises StaleError, PathError, SpaceError: as `Directory.open_read`"""
-        assert local.signature is not None
-        hasher = hashlib.sha256()
-        file = await self._open(path, local.signature)
-        try:
-            # What counts is what the device has, not what memory has.
-            await asyncio.to_thread(os.posix_fadvise, file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            length = 1
-            while length:
-                length = await asyncio.to_thread(_read, file, hasher.update)
-                await asyncio.sleep(length / max(GENTLE, 2 * self._rate))
-            await asyncio.to_thread(file.confirm)
-        except OSError as error:
-            raise PathError(f"{path}: {error.strerror}", reason=Reason.UNREADABLE) from error
-        finally:
-            file.close()
-        return hasher.digest()
+
+async def digest_of(
+    directory: Directory, path: str, signature: Signature, *, pause: Callable[[int], Awaitable[None]]
+) -> bytes:
+    """Read a file as the device has it, not as memory has it. pause: awaited with the length of each block.
+
+    :raises StaleError, PathError, SpaceError: as `Directory.open_read`; StaleError too when it changed meanwhile
+    """
+    hasher = hashlib.sha256()
+    file = await _open(directory, path, signature)
+    try:
+        await asyncio.to_thread(os.posix_fadvise, file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while length := await asyncio.to_thread(_read, file, hasher.update):
+            await pause(length)
+        await asyncio.to_thread(file.confirm)
+    except OSError as error:
+        raise PathError(f"{path}: {error.strerror}", reason=Reason.UNREADABLE) from error
+    finally:
+        file.close()
+    return hasher.digest()
+
+
+async def _open(directory: Directory, path: str, signature: Signature) -> OpenFile:
+    """Open a file; one that is open only after we were cancelled is closed."""
+    opening = asyncio.create_task(asyncio.to_thread(directory.open_read, path, signature), name="rehash open")
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        with suppress(JetsyncError):
+            (await opening).close()
+        raise
 
 
 def store_found(store: StateStore, path: str, known: Local, found: Local) -> bool:

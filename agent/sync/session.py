@@ -19,15 +19,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.config.model import Mapping
-from agent.core.entries import Local
+from agent.core.entries import Local, Obstacle, Reason
 from agent.core.filters import Filters
 from agent.core.reconcile import Rules
 from agent.directory import Directory, HintBuffer, Watcher
-from agent.errors import JetsyncError
+from agent.errors import JetsyncError, StoreUnavailableError
 from agent.objectstore import Bucket
+from agent.observe.logging import get_logger
 from agent.observe.metrics import MappingMetrics
+from agent.observe.reasons import of_problem
 from agent.observe.status import State
 from agent.state import StateStore
+from agent.sync import repair
 from agent.sync.batches import Batches
 from agent.sync.db import Db
 from agent.sync.execute import Executor
@@ -35,7 +38,7 @@ from agent.sync.feed import EndedError, Feed
 from agent.sync.janitor import Janitor
 from agent.sync.limits import Limits
 from agent.sync.local import LocalSide, Step
-from agent.sync.outcome import Outcome
+from agent.sync.outcome import Outcome, Result
 from agent.sync.rehash import Rehash
 from agent.sync.remote import Scope
 from agent.sync.remoteside import RemoteSide
@@ -378,10 +381,25 @@ class Session:
         self._seen_events = (events, overflows)
         self._wake.set()
 
-    async def _rehashed(self, path: str, known: Local, found: Local) -> None:
-        """A path with an action under way is looked at by the action itself; the next pass comes by again."""
-        if path not in self.batches.busy:
-            await self.call(lambda: self.local.rehashed(path, known, found))
+    async def _rehashed(self, path: str, known: Local, found: Local, again: bool) -> bool:
+        """Damage is repaired where that can be done, or told. False: not now (a path with an action under way is looked
+        at by the action itself); it comes again then."""
+        if path in self.batches.busy:
+            return not again
+        damaged = isinstance(found.side, Obstacle) and found.side.reason is Reason.BAD_DIGEST
+        row = await self._db(lambda store: store.row(path))
+        action = repair.of_file(row, known, self._config.mode) if damaged else None
+        if action is not None:
+            outcome = await repair.run(action, batches=self.batches, call=self.call)
+            if outcome is not None and outcome.result is Result.APPLIED:
+                self._metrics.error(of_problem(Reason.BAD_DIGEST))
+                log = get_logger(mapping=self._config.name)
+                log.warning("repaired", path=path, remedy="the damaged file is in the trash; check the disk")
+                return True
+            if again and (outcome is None or isinstance(outcome.error, StoreUnavailableError)):
+                return False
+        await self.call(lambda: self.local.rehashed(path, known, found))
+        return True
 
     def _stat_changed(self, paths: list[str]) -> None:
         self.local.hints.add_ready(paths)

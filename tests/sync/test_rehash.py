@@ -49,9 +49,10 @@ class Disk:
         """Rehash for as long as it takes to go through everything at least once."""
         passed = asyncio.Event()
 
-        async def note(path: str, known: Local, found: Local) -> None:
+        async def note(path: str, known: Local, found: Local, again: bool) -> bool:
             self.found[path] = found
             await self.db(lambda store: store_found(store, path, known, found))
+            return True
 
         worker = Rehash(
             interval=interval, directory=self.directory, db=self.db, found=note, changed=self.changed.extend
