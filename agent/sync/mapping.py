@@ -340,7 +340,7 @@ class MappingSync:
         found = dict(await self._db(lambda store: store.problems(PROBLEMS_TOLD)))
         found |= {path: why for path, why in session.local.strays.items() if not why.reason.skipped}
         self.record.problems(found)
-        self.record.conflicts(await self._db(lambda store: store.conflicts(PROBLEMS_TOLD)))
+        self.record.conflicts(await self._db(lambda store: store.conflicts()))
 
     async def show_metrics(self) -> None:
         """Bring the gauges up to date, and tell of what is new among the problems."""

@@ -23,6 +23,8 @@ from agent.sync.report import Tally
 
 # Problems that are looked through for new ones.
 PROBLEMS_TOLD = 1000
+# Of the conflicts that are found at one time.
+CONFLICTS_LOGGED = 100
 
 
 class Record:
@@ -49,7 +51,7 @@ class Record:
         self.tallies: list[Tally] = []
         self._once = Once()
         self._told = Once()
-        self._conflicts = Once()
+        self._conflicts: set[str] = set()
         self._waiting: tuple[float, JetsyncError] | None = None  # since when, and for what
 
     # -- sessions ------------------------------------------------------------------------------------------------
@@ -129,12 +131,13 @@ class Record:
         self._told.keep(found)
 
     def conflicts(self, found: list[str]) -> None:
-        """All conflicts that there are: each is logged and counted once, until it is resolved."""
-        for path in found:
-            if self._conflicts.news(path, "conflict"):
-                self.metrics.conflict()
-                self.log.warning("conflict", path=path, remedy=f"see `jetsync conflicts {self.name}`")
-        self._conflicts.keep(found)
+        """All conflicts that there are: each is counted once, until it is resolved; the first of them are logged."""
+        new = [path for path in found if path not in self._conflicts]
+        self._conflicts = set(found)
+        for path in new:
+            self.metrics.conflict()
+        for path in new[:CONFLICTS_LOGGED]:
+            self.log.warning("conflict", path=path, remedy=f"see `jetsync conflicts {self.name}`")
 
     # -- waiting for the store -----------------------------------------------------------------------------------
 
