@@ -134,9 +134,10 @@ class Record:
         """All conflicts that there are: each is counted once, until it is resolved; the first of them are logged."""
         new = [path for path in found if path not in self._conflicts]
         self._conflicts = set(found)
-        for path in new:
+        for number, path in enumerate(new):
             self.metrics.conflict()
-        for path in new[:CONFLICTS_LOGGED]:
+            if number >= CONFLICTS_LOGGED:
+                continue
             self.log.warning("conflict", path=path, remedy=f"see `jetsync conflicts {self.name}`")
 
     # -- waiting for the store -----------------------------------------------------------------------------------
