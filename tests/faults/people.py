@@ -20,8 +20,10 @@ import errno
 import itertools
 import os
 import random
+import stat
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.faults.ledger import Ledger, of_bytes, of_target
@@ -77,18 +79,14 @@ class Person:
         content = self.content()
         new, goal = self._spare(), self.root / path
         new.write_bytes(content)
-        kept = self._keep(goal)
-        if kept is None:
-            rename(new, goal, NOREPLACE)
-        else:
-            new.rename(goal)
-            self._destroyed(kept, path)
+        with self._destroys(goal) as there:
+            new.rename(goal) if there else rename(new, goal, NOREPLACE)
         self.ledger.wrote(of_bytes(content), self._story("saved over", path))
 
     def link(self, path: str) -> None:
         target = f"gone-{self.name}-{self.seed}-{next(self._numbers)}"
         new = self._spare()
-        new.symlink_to("../" * path.count("/") + target)
+        new.symlink_to(target)  # beside itself: wherever the link is moved to, that is inside
         self._take(new, path)
         self.ledger.wrote(of_target(target), self._story("linked", path))
 
@@ -111,22 +109,20 @@ class Person:
         self.ledger.saw_all(out, self._story("deleted", path))
 
     def unlink(self, path: str) -> None:
-        kept = self._keep(self.root / path)
-        if kept is None:
-            raise FileNotFoundError(path)
-        (self.root / path).unlink()
-        self._destroyed(kept, path)
+        with self._destroys(self.root / path):
+            (self.root / path).unlink()
 
     def move(self, path: str, goal: str) -> None:
         """A file or a tree; a file that has the new name is overwritten."""
-        where = self.root / goal
-        kept = None if where.is_dir() else self._keep(where)
+        source, where = self.root / path, self.root / goal
+        source.lstat()
+        if source == where:
+            return
         where.parent.mkdir(parents=True, exist_ok=True)
-        if kept is None:
-            rename(self.root / path, where, NOREPLACE)
-        else:
-            (self.root / path).rename(where)
-            self._destroyed(kept, goal)
+        if where.is_dir():
+            rename(source, where, NOREPLACE)
+        with self._destroys(where) as there:
+            source.rename(where) if there else rename(source, where, NOREPLACE)
 
     def append(self, path: str) -> None:
         self._in_place(path, truncate=False)
@@ -137,7 +133,8 @@ class Person:
 
     def chmod(self, path: str) -> None:
         mode = (self.root / path).lstat().st_mode
-        os.chmod(self.root / path, (mode & 0o777) ^ 0o111)
+        if stat.S_ISREG(mode):
+            (self.root / path).chmod((mode & 0o777) ^ 0o111)
 
     def touch(self, path: str) -> None:
         """Clocks are wrong now and then: a time in the past, now, or in the future."""
@@ -165,23 +162,25 @@ class Person:
                 return
         raise FileExistsError(path)
 
-    def _keep(self, path: Path) -> Path | None:
-        """A hard link to what is there; None when nothing is."""
+    @contextmanager
+    def _destroys(self, path: Path) -> Iterator[bool]:
+        """Around a system call that destroys the file at `path`. Gives whether there is one."""
         kept = self._spare()
         try:
             os.link(path, kept, follow_symlinks=False)
         except FileNotFoundError:
-            return None
-        return kept
-
-    def _destroyed(self, kept: Path, path: str) -> None:
-        # RACE: an agent came between the link and the call: it has what is kept in its trash, and what it had put
-        # there is what was destroyed; nobody has seen that.
-        if kept.lstat().st_nlink > 1:
-            self.ledger.blurred += 1
-        else:
-            self.ledger.saw_all(kept, self._story("destroyed", path))
-        kept.unlink()
+            yield False
+            return
+        try:
+            yield True
+            # RACE: an agent came between the link and the call: it has what is kept in its trash, and what it had put
+            # there is what was destroyed; nobody has seen that.
+            if kept.lstat().st_nlink > 1:
+                self.ledger.blurred += 1
+            else:
+                self.ledger.saw_all(kept, self._story("destroyed", str(path.relative_to(self.root))))
+        finally:
+            kept.unlink()
 
     def _in_place(self, path: str, *, truncate: bool) -> None:
         content = self.content()

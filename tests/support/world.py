@@ -9,6 +9,7 @@ if it still is what the row says.
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 
 from agent.core import names
@@ -51,17 +52,24 @@ class World:
     refused: list[str] = field(default_factory=list)
     sequence: int = 100
     case_insensitive: bool = False
-    stamps: dict[str, int] = field(default_factory=dict)
+    looks: dict[str, Local] = field(default_factory=dict)  # what a look at each local path gives
+    unreadable: set[str] = field(default_factory=set)  # local paths that hide what is below them
 
     # ---- people and other clients ----
 
     def write(self, path: str, side: Entry | Obstacle | None) -> None:
         """The local side becomes this; parents that are in the way are the caller's problem."""
+        stamp = self._tick()
+        self.unreadable.discard(path)
         if side is None:
             self.local.pop(path, None)
-        else:
-            self.local[path] = side
-        self.stamps[path] = self._tick()
+            self.looks.pop(path, None)
+            return
+        self.local[path] = side
+        size = side.size if isinstance(side, Entry) else 0
+        self.looks[path] = Local(side, Signature(size=size, mtime_ns=0, ctime_ns=0, inode=stamp))
+        if isinstance(side, Obstacle) and side.reason is Reason.UNREADABLE:
+            self.unreadable.add(path)
 
     def put(self, path: str, side: Side, *, gone: Gone | None = None) -> None:
         """The remote side becomes this; None with `gone` leaves a marker's revision."""
@@ -81,17 +89,11 @@ class World:
     # ---- what the shell does ----
 
     def _look(self, path: str) -> Local | None:
-        for parent in names.parents_of(path):
-            above = self.local.get(parent)
-            if isinstance(above, Obstacle) and above.reason is Reason.UNREADABLE:
-                return Local(above)
-        side = self.local.get(path)
-        if side is None:
-            return None
-        stamp = self.stamps.get(path, 0)
-        return Local(
-            side, Signature(size=side.size if isinstance(side, Entry) else 0, mtime_ns=0, ctime_ns=0, inode=stamp)
-        )
+        if self.unreadable:
+            for parent in names.parents_of(path):
+                if parent in self.unreadable:
+                    return Local(self.local[parent])
+        return self.looks.get(path)
 
     def look(self, path: str) -> None:
         """Refresh a row; dirty when a side isn't what the row says."""
@@ -103,12 +105,12 @@ class World:
 
     def changed(self) -> list[str]:
         """Paths whose row isn't what the sides are now."""
-        paths = sorted({*self.local, *self.remote, *self.rows})
-        return [
-            path
-            for path in paths
-            if (row := self.rows.get(path, Row(path))).remote != self.remote.get(path) or row.local != self._look(path)
-        ]
+        changed = []
+        for path in {*self.local, *self.remote, *self.rows}:
+            row = self.rows.get(path) or Row(path)
+            if row.remote != self.remote.get(path) or row.local != self._look(path):
+                changed.append(path)
+        return sorted(changed)
 
     def look_everywhere(self) -> None:
         """A full look. Paths that planning made a problem differ from the disk, and so are decided anew."""
@@ -118,22 +120,42 @@ class World:
     def context(self, dirty: set[str]) -> list[Row]:
         """What state gives beside the dirty rows, as `core.plan.plan` asks for it."""
         found: dict[str, Row] = {}
+        ordered = sorted(self.rows)
         waiting = sorted(dirty)
         while waiting:
             path = waiting.pop()
-            above = [name for name in _above(path) if name in self.rows]
-            near = {name: self.rows[name] for name in above}
-            for name in [path, *above]:
-                below = [row for row in self.rows.values() if row.path != name and row.path.startswith(_inside(name))]
-                settled = [row for row in below if row.path not in dirty and not unsettled(row)]
-                near.update((row.path, row) for row in below if unsettled(row))
-                for kind in (_local_entry, _local_any, _remote_entry):
-                    near.update((row.path, row) for row in [row for row in settled if kind(row)][:1])
-            waiting += [
-                name for name, row in near.items() if unsettled(row) and name not in found | dict.fromkeys(dirty)
-            ]
-            found |= near
+            near: dict[str, Row] = {}
+            for name in [path, *_above(path)]:
+                if name != path:
+                    if name not in self.rows:
+                        continue
+                    near[name] = self.rows[name]
+                near.update(self._below(name, ordered, dirty))
+            for name, row in near.items():
+                if name not in found:
+                    found[name] = row
+                    if name not in dirty and unsettled(row):
+                        waiting.append(name)
         return [row for path, row in found.items() if path not in dirty]
+
+    def _below(self, path: str, ordered: list[str], dirty: set[str]) -> dict[str, Row]:
+        """The unsettled rows below a path, and of the settled ones one of each kind that planning has to know of."""
+        inside = _inside(path)
+        near: dict[str, Row] = {}
+        wanted = [_local_entry, _local_any, _remote_entry]
+        for name in ordered[bisect_left(ordered, inside) :]:
+            if not name.startswith(inside):
+                break
+            if name == path:
+                continue
+            row = self.rows[name]
+            if unsettled(row):
+                near[name] = row
+            elif name not in dirty:
+                for kind in [kind for kind in wanted if kind(row)]:
+                    near[name] = row
+                    wanted.remove(kind)
+        return near
 
     def plan(self) -> Plan:
         dirty = [self.rows[path] for path in sorted(self.dirty)]
@@ -292,7 +314,8 @@ class World:
         for parent in [*names.parents_of(path), *([path[:-1]] if path.endswith("/") else [])]:
             if parent in self.local:
                 raise RefusedError(f"{parent} is a file")
-            self.local.pop(f"{parent}/", None) if f"{parent}/" != path else None
+            if f"{parent}/" != path and f"{parent}/" in self.local:
+                self.write(f"{parent}/", None)
         if any(other.startswith(path.removesuffix("/") + "/") and other != path for other in self.local):
             raise RefusedError(f"{path} is a directory")
         executable = entry.executable
