@@ -222,6 +222,15 @@ class Applier:
         self._remove_emptied(src)
         return Local(expected.side, signature_of(status), expected.racy)
 
+    def put_into_trash(self, path: str, staged: Staged) -> None:
+        """Move a finished staged file to where the trash would keep a version of `path`."""
+        assert staged.finished, "finish() completes the file before it is put"
+        self._check(path, None)
+        with mapped(path, "putting it into the trash"), self._trash.slot(path) as slot:
+            place.take(Spot(staged.staging_fd, staged.name), slot)
+            staged.placed = True
+            self._trash.discard(slot)
+
     def restore(self, path: str, batch: str | None) -> None:
         """Move the newest version (or that of a batch) from the trash back to `path`, over nothing."""
         self._check(path, None)

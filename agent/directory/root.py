@@ -190,6 +190,10 @@ class Directory:
         """Set x bits and mtime (None: leave). What couldn't be set shows in the result, it isn't an error."""
         return self._applier.set_metadata(path, expected, executable=executable, mtime_ns=mtime_ns)
 
+    def put_into_trash(self, path: str, staged: Staged) -> None:
+        """Keep a finished staged file in the trash, as a version of `path` that never was here. Raises SpaceError..."""
+        self._applier.put_into_trash(path, staged)
+
     def restore(self, path: str, *, batch: str | None = None) -> None:
         """Move the newest version of `path` (or that of a batch) back from the trash. Raises PathError when it isn't
         there, or when something is at `path`."""
