@@ -16,10 +16,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from agent.config.model import Config
 from agent.config.model import Mapping as MappingConfig
@@ -35,6 +35,8 @@ from agent.sync.mapping import DRAIN_SECONDS, MappingSync
 from agent.sync.remotes import Remotes
 from agent.sync.report import Report
 from agent.sync.retry import Backoff
+
+T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 RTT_INTERVAL = 15.0
@@ -198,11 +200,18 @@ class Supervisor:
 
         :raises UsageError: no such mapping
         """
-        known = {mapping.name: mapping for mapping in self.config.mappings}
-        for name in names:
-            if name not in known:
-                raise UsageError(f"no mapping is named {name!r}", remedy="known are: " + ", ".join(sorted(known)))
-        return [known[name] for name in names] if names else list(known.values())
+        return select(self.config, names)
+
+    def mappings(self, names: Sequence[str]) -> list[MappingSync]:
+        """The same, running."""
+        configs = self.select(names)
+        self.start_mappings(configs)
+        return [self._mappings[config.name] for config in configs]
+
+    async def journalled(self) -> set[str]:
+        """The nuids in the journals of all running mappings."""
+        journals = [await mapping.on_store(lambda store: store.journal_all()) for mapping in self._mappings.values()]
+        return {entry.nuid for journal in journals for entry in journal}
 
     def start_mappings(self, configs: Sequence[MappingConfig]) -> None:
         for config in configs:
@@ -235,14 +244,11 @@ class Supervisor:
             await asyncio.sleep(backoff.next())
 
     def _state_path(self, name: str) -> Path:
-        return self.config.state_dir / "mappings" / f"{name}.db"
+        return state_path(self.config, name)
 
     async def sync(self, names: Sequence[str], *, timeout: float) -> list[Report]:
         """Bring the mappings to convergence once. `timeout`: seconds to wait for a server that is away."""
-        configs = self.select(names)
-        self.start_mappings(configs)
-        mappings = [self._mappings[config.name] for config in configs]
-        return await self._ask([(mapping, mapping.converge()) for mapping in mappings], timeout)
+        return await self.ask([(mapping, mapping.converge()) for mapping in self.mappings(names)], timeout, _unreached)
 
     async def plan(self, names: Sequence[str], *, timeout: float) -> list[Report]:
         """What `sync` would do: dry mappings on copies of the state, in a temporary directory."""
@@ -264,7 +270,7 @@ class Supervisor:
                 )
                 dry.append(mapping)
                 tasks.append(asyncio.create_task(mapping.run(), name=f"plan {config.name}"))
-            reports = await self._ask([(mapping, mapping.plan()) for mapping in dry], timeout)
+            reports = await self.ask([(mapping, mapping.plan()) for mapping in dry], timeout, _unreached)
             for report in reports:
                 report.actions = report.actions or []
             return reports
@@ -281,10 +287,13 @@ class Supervisor:
         elif (path := self._state_path(name)).exists():
             await asyncio.to_thread(copy_state, path, target)
 
-    async def _ask(
-        self, questions: Sequence[tuple[MappingSync, Coroutine[Any, Any, Report]]], timeout: float
-    ) -> list[Report]:
-        """Wait for the reports; those that don't come while the store does nothing for `timeout` are failed."""
+    async def ask(
+        self,
+        questions: Sequence[tuple[MappingSync, Coroutine[Any, Any, T]]],
+        timeout: float,
+        unreached: Callable[[MappingSync, JetsyncError], T],
+    ) -> list[T]:
+        """Wait for the answers; `unreached` gives those that don't come while the store does nothing for `timeout`."""
         tasks = {asyncio.create_task(question): mapping for mapping, question in questions}
         try:
             while waiting := {task: mapping for task, mapping in tasks.items() if not task.done()}:
@@ -292,7 +301,8 @@ class Supervisor:
                     break
                 await asyncio.wait(waiting, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
             return [
-                task.result() if task.done() else self._unreached(mapping, timeout) for task, mapping in tasks.items()
+                task.result() if task.done() else unreached(mapping, self._why_unreached(mapping, timeout))
+                for task, mapping in tasks.items()
             ]
         finally:
             for task in tasks:
@@ -304,14 +314,14 @@ class Supervisor:
             return True
         return self._offline_since is not None and time.monotonic() - self._offline_since > timeout
 
-    def _unreached(self, mapping: MappingSync, timeout: float) -> Report:
+    def _why_unreached(self, mapping: MappingSync, timeout: float) -> JetsyncError:
         servers = ", ".join(self.config.nats.shown_servers) or "the embedded server"
         error: JetsyncError = self._connect_error or ConnectError(
             f"no answer from {servers}", remedy="see whether it runs, and that `nats.servers` is right"
         )
         if self._remotes.online and mapping.waiting is not None and _waits_too_long(mapping, timeout):
             error = mapping.waiting[1]
-        return Report(mapping.config.name, state="failed", errors=[str(error)], exit_code=error.exit_code)
+        return error
 
     async def converged_before(self, names: Sequence[str]) -> bool:
         """Whether every mapping's state says that it had converged once (`sync --offline-ok`)."""
@@ -376,6 +386,27 @@ class Supervisor:
                 for mapping in self._mappings.values()
             ],
         )
+
+
+def state_path(config: Config, name: str) -> Path:
+    """The state store of a mapping."""
+    return config.state_dir / "mappings" / f"{name}.db"
+
+
+def select(config: Config, names: Sequence[str]) -> list[MappingConfig]:
+    """The configured mappings of these names, or all.
+
+    :raises UsageError: no such mapping
+    """
+    known = {mapping.name: mapping for mapping in config.mappings}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no mapping is named {name!r}", remedy="known are: " + ", ".join(sorted(known)))
+    return [known[name] for name in names] if names else list(known.values())
+
+
+def _unreached(mapping: MappingSync, error: JetsyncError) -> Report:
+    return Report(mapping.config.name, state="failed", errors=[str(error)], exit_code=error.exit_code)
 
 
 def _waits_too_long(mapping: MappingSync, timeout: float) -> bool:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from agent.config.model import Mapping
 from agent.core.filters import Filters
@@ -39,6 +41,8 @@ from agent.sync.remotes import Remotes
 from agent.sync.report import STATE_FAILED, Report, Tally, action_json
 from agent.sync.retry import Backoff, Holds
 from agent.sync.session import Session
+
+T = TypeVar("T")
 
 # While a mapping drains, actions under way may take this long to end by themselves (seconds).
 DRAIN_SECONDS = 8.0
@@ -268,6 +272,27 @@ class MappingSync:
             report.errors.append(str(error))
             report.actions = []
         return report
+
+    async def on_store(self, work: Callable[[StateStore], T]) -> T:
+        """Run something in the state's thread, whether or not there is a session.
+
+        :raises JetsyncError: the state can't be used
+        """
+        await self._loaded.wait()
+        if self._db is None:
+            raise self.record.failure or StateError(f"the state of mapping {self.config.name!r} isn't open")
+        return await self._db(work)
+
+    async def session_that_knows(self) -> tuple[Session, Db]:
+        """A session that has looked at both sides (the one that runs, or the next one when it has settled), and the
+        state. Waits while the server is away.
+
+        :raises JetsyncError: the last session's error, when waiting can't help
+        """
+        while self._session is None or not (self._session.local.scanned and self._session.remote.ready):
+            await self._settled()
+        assert self._db is not None
+        return self._session, self._db
 
     @property
     def converged(self) -> bool:
