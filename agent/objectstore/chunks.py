@@ -30,15 +30,21 @@ async def by_nuid(bucket: Bucket) -> dict[str, int]:
 
     Not a snapshot: what is written or purged meanwhile may or may not be in it.
     """
-    prefix = subjects.all_chunks(bucket.name).removesuffix(">")
     found: dict[str, int] = {}
     offset = 0
     while True:
-        counts, total = await _subjects(bucket, f"{prefix}>", offset=offset)
-        found.update((subject[len(prefix) :], number) for subject, number in counts.items())
+        counts, total = await page(bucket, offset=offset)
+        found.update(counts)
         offset += len(counts)
         if not counts or offset >= total:
             return found
+
+
+async def page(bucket: Bucket, *, offset: int) -> tuple[dict[str, int], int]:
+    """nuid -> number of chunks, for up to 100,000 nuids from a position on; and how many nuids there are in all."""
+    prefix = subjects.all_chunks(bucket.name).removesuffix(">")
+    counts, total = await _subjects(bucket, f"{prefix}>", offset=offset)
+    return {subject[len(prefix) :]: number for subject, number in counts.items()}, total
 
 
 async def last(bucket: Bucket, nuid: str) -> commit.Stored | None:

@@ -115,9 +115,18 @@ def is_error(ack: bytes, err_code: int) -> bool:
 
 async def newest(bucket: Bucket, subject: str, *, timeout: float = TIMEOUT) -> Stored:
     """The newest message on a subject, from the stream's leader. Raises ObjectNotFoundError, BucketNotFoundError."""
+    return await _message(bucket, {"last_by_subj": subject}, subject, timeout=timeout)
+
+
+async def first(bucket: Bucket, subject: str, *, timeout: float = TIMEOUT) -> Stored:
+    """The oldest message on a subject; otherwise as `newest`."""
+    return await _message(bucket, {"next_by_subj": subject, "seq": 1}, subject, timeout=timeout)
+
+
+async def _message(bucket: Bucket, request: dict[str, Any], subject: str, *, timeout: float) -> Stored:
     answer = await bucket.connection.api(
         f"STREAM.MSG.GET.{bucket.stream}",
-        {"last_by_subj": subject},
+        request,
         what=f"read {subject[:100]} of bucket {bucket.name!r}",
         timeout=timeout,
     )

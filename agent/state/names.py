@@ -9,6 +9,8 @@ A full listing is mark and sweep: every name that the server tells is marked in 
 marked and isn't newer than the listing's start has gone. A listing that was broken off is simply begun again.
 """
 
+# ruff: noqa: S608 - the texts of statements are put together from constants; values are always bound
+
 from __future__ import annotations
 
 import json
@@ -84,6 +86,15 @@ def with_nuid(database: Database, nuid: str, prefix: str) -> list[str]:
     paths = database.all("SELECT path FROM paths WHERE r_nuid = ? AND r_nuid <> '' AND r_kind > 0", (nuid,))
     others = database.all("SELECT name FROM others WHERE nuid = ? AND nuid <> ''", (nuid,))
     return [prefix + path for (path,) in paths] + [to_text(name) for (name,) in others]
+
+
+def known_nuids(database: Database, nuids: Iterable[str]) -> set[str]:
+    """Those of the nuids that a live object has, by one statement."""
+    listed = json.dumps([nuid for nuid in nuids if nuid])
+    given = "(SELECT value FROM json_each(?))"
+    paths = database.all(f"SELECT r_nuid FROM paths WHERE r_nuid IN {given} AND r_nuid <> '' AND r_kind > 0", (listed,))
+    others = database.all(f"SELECT nuid FROM others WHERE nuid IN {given} AND nuid <> ''", (listed,))
+    return {nuid for (nuid,) in [*paths, *others]}
 
 
 # -- mark and sweep ----------------------------------------------------------------------------------------------

@@ -152,6 +152,10 @@ class StateReader:
     def all_rows(self, below: str = "") -> Iterator[Row]:
         return map(decode, self._pages(SELECT, below))
 
+    def page(self, after: str, limit: int) -> list[Row]:
+        """Up to `limit` rows, by path, from behind `after` on."""
+        return [decode(found) for found in self._db.all(f"{SELECT} WHERE path > ? ORDER BY path LIMIT ?", (after, limit))]
+
     def local_sides(self, below: str = "") -> Iterator[tuple[str, Local]]:
         """The path and local side of every path that isn't absent locally. About 150,000/s; see local_signatures."""
         return map(decode_local, self._pages(LOCAL_SELECT, below, "AND l_kind > 0"))
@@ -199,6 +203,10 @@ class StateReader:
     def find_nuid(self, nuid: str) -> list[str]:
         """The full names of the live objects with this nuid."""
         return names.with_nuid(self._db, nuid, self.prefix)
+
+    def known_nuids(self, nuids: Iterable[str]) -> set[str]:
+        """Those of the nuids that live objects have."""
+        return names.known_nuids(self._db, nuids)
 
     def known_names(self) -> int:
         """How many names of the bucket are known: live objects and markers, paths and others. O(1)."""

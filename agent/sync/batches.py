@@ -244,6 +244,10 @@ class Batches:
         self._start(batch)
         return done
 
+    def look_again(self, paths: list[str]) -> None:
+        """Have local paths looked at. In the loop."""
+        self._look_again(paths)
+
     def _tell(self, path: str, outcome: Outcome | None) -> None:
         waiting = self._alone.pop(path, None)
         if waiting is not None and not waiting.done():

@@ -91,8 +91,8 @@ class Checker:
             return _told(local.side, _DAMAGED_FILE)
         if local.side.kind is not Kind.FILE:
             return None
-        if local.racy or local.signature is None:
-            return Unsure("it was written just before it was read")
+        if local.signature is None:
+            return Unsure("its times aren't known")
         try:
             digest = await digest_of(self._directory, row.path, local.signature, pause=self._local_read)
         except StaleError as error:
@@ -101,6 +101,8 @@ class Checker:
             return Unreadable(error.message)
         except JetsyncError as error:
             return Unsure(error.message)
+        if digest != local.side.digest and local.racy:
+            return Unsure("it was written again just after it was read")
         if digest != local.side.digest:
             return Damaged("its content isn't what it was, while its size and times are")
         return Good()
