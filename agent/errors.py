@@ -26,6 +26,7 @@
     │   ├── StaleError               the path isn't what was expected any more; look again
     │   ├── PathError                a path can't be read, written or represented; carries a Reason
     │   └── SpaceError               no space or quota left on the device
+    ├── HaltError                    3: a mapping stopped for safety until a person approves, or the cause goes away
     └── StateError                   the state store can't be opened, is newer than this program, or is corrupt
 
 `transient` says whether trying again later can help; the retry code (sync/retry.py) reads nothing else.
@@ -205,6 +206,18 @@ class PathError(DirectoryError):
 
 class SpaceError(DirectoryError):
     transient = True
+
+
+class HaltError(JetsyncError):
+    """`reason`: a value of core.guards.HaltReason, as text, since errors know no other room. `count`: of the entries
+    that would be lost, where they are counted."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, reason: str, remedy: str = "", count: int = 0) -> None:
+        super().__init__(message, remedy=remedy)
+        self.reason = reason
+        self.count = count
 
 
 class StateError(JetsyncError):

@@ -207,7 +207,7 @@ class _Structure:
 
     @property
     def _mirrors(self) -> bool:
-        return self.rules.mode in (Mode.PUSH_MIRROR, Mode.PULL_MIRROR)
+        return self.rules.mode.mirrors
 
 
 def fold(path: str) -> str:

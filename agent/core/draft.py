@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from agent.core.entries import Ancestor, Entry, Local, Obstacle, Reason, Row, Verdict
+from agent.core.entries import Ancestor, Entry, Gone, Local, Obstacle, Reason, Row, Verdict
 from agent.core.reconcile import Decision, Do
 
 PUTS = frozenset({Do.UPLOAD, Do.DOWNLOAD, Do.KEEP_BOTH, Do.SET_LOCAL_METADATA, Do.SET_REMOTE_METADATA})
@@ -107,6 +107,10 @@ class Draft:
     @property
     def new_remote(self) -> bool:
         return not self.copy and self.do is Do.UPLOAD and self.row.remote_side is None
+
+    @property
+    def expired(self) -> bool:
+        return self.row.remote is not None and self.row.remote.gone is Gone.EXPIRED
 
     @property
     def acts(self) -> bool:

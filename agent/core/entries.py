@@ -31,6 +31,11 @@ class Mode(StrEnum):
         return self not in (Mode.PULL_SAFE, Mode.PULL_MIRROR)
 
     @property
+    def mirrors(self) -> bool:
+        """The receiving side is made identical; needs no ancestor."""
+        return self in (Mode.PUSH_MIRROR, Mode.PULL_MIRROR)
+
+    @property
     def pulls(self) -> bool:
         return self not in (Mode.PUSH_SAFE, Mode.PUSH_MIRROR)
 

@@ -26,7 +26,7 @@ from enum import StrEnum
 
 from agent.core.clashes import fold, resolve_case, resolve_structure
 from agent.core.conflicts import Copies
-from agent.core.draft import Draft, unsettled, without_planned_obstacle
+from agent.core.draft import DELETES, Draft, unsettled, without_planned_obstacle
 from agent.core.entries import Entry, Obstacle, Row
 from agent.core.reconcile import Do, Rules, reconcile
 from agent.core.renames import pair_renames
@@ -51,7 +51,8 @@ class Action:
 
     entry: what the receiving side shall hold afterwards, for all but deletes; `executable` None = keep what is there
     (not executable when nothing is), `mtime_ns` None = don't set.
-    bytes: how many will be transferred.
+    bytes: how many will be transferred. loses: a deletion that counts for `max_delete`: not one that makes room for an
+    entry of another kind, and not that of an expired object.
 
         UPLOAD, DOWNLOAD      at row.path
         DELETE_*              at row.path
@@ -69,6 +70,7 @@ class Action:
     entry: Entry | None = None
     bytes: int = 0
     local: bool = False
+    loses: bool = False
 
     @property
     def path(self) -> str:
@@ -230,6 +232,7 @@ def _action(draft: Draft) -> Action:
         entry=draft.entry,
         bytes=draft.entry.size if transfers and draft.entry else 0,
         local=local,
+        loses=draft.do in DELETES and not draft.early and not draft.expired,
     )
 
 

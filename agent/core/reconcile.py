@@ -104,7 +104,7 @@ def reconcile(row: Row, rules: Rules) -> Decision:
         return Decision(Do.NOTHING, ancestor, "expired remotely")
     if rules.mode is Mode.TWO_WAY:
         return three.two_way()
-    if rules.mode in (Mode.PUSH_MIRROR, Mode.PULL_MIRROR):
+    if rules.mode.mirrors:
         return three.mirror()
     return three.safe()
 

@@ -25,9 +25,11 @@ from agent.core.filters import Filters
 from agent.directory import faults, probe, syscalls
 from agent.directory.apply import Applied, Applier
 from agent.directory.dirfd import Tree
+from agent.directory.identity import RootFile, is_empty
 from agent.directory.look import Look, Looker
 from agent.directory.options import DirectoryOptions
 from agent.directory.own import OwnPlace
+from agent.directory.partial import Partial, Partials
 from agent.directory.read import OpenFile, Reader
 from agent.directory.scan import Scan
 from agent.directory.stage import Staged, Staging
@@ -46,9 +48,11 @@ class Directory:
         self._tree = tree
         self.options = options
         self._own = OwnPlace(tree, read_only=options.read_only)
+        self.root_file = RootFile(tree)
         self._looker = Looker(tree, options)
         self._reader = Reader(self._looker)
         self._staging = Staging(self._own, file_mode=options.file_mode)
+        self.partials = Partials(self._own, file_mode=options.file_mode)
         self.trash = Trash(self._own, keep=options.trash)
         self._applier = Applier(tree, options, self._staging, self.trash)
         self._case_insensitive: bool | None = None
@@ -66,6 +70,7 @@ class Directory:
 
     def close(self) -> None:
         """Close all descriptors; nothing may be in use any more."""
+        self.root_file.close()
         self._own.close()
         self._tree.close()
 
@@ -87,6 +92,11 @@ class Directory:
     def identity(self) -> tuple[int, int]:
         """Device and inode of the opened root; they count within one process only."""
         return self._tree.device, self._tree.inode
+
+    @property
+    def empty(self) -> bool:
+        """Whether the root has no entry that a mapping could know. Raises OSError."""
+        return is_empty(self._tree)
 
     @property
     def read_only(self) -> bool:
@@ -152,6 +162,11 @@ class Directory:
         """A new staged file (a context manager); `path` is for messages. Raises SpaceError, PathError."""
         return self._staging.open(path)
 
+    def stage_partial(self, path: str, *, key: str, digest: bytes) -> Partial | None:
+        """A staged file that is kept when its download is broken off, as the last attempt has left it. key: what the
+        bytes depend on besides. None while another thread has it. Raises SpaceError, PathError."""
+        return self.partials.open(key, path, digest)
+
     def put_file(
         self, path: str, staged: Staged, expected: Local | None, *, keep_as: str | None = None, durable: bool = True
     ) -> Applied:
@@ -211,5 +226,6 @@ class Directory:
         self._applier.sync_directories(paths)
 
     def sweep_staging(self) -> int:
-        """Remove what earlier runs left in staging; for the holder of the root's lock. Returns how many files."""
-        return 0 if self.options.read_only else self._staging.sweep()
+        """Remove what earlier runs left in staging, but for `partials` that can go on; for the holder of the root's
+        lock. Returns how many files."""
+        return 0 if self.options.read_only else self._staging.sweep(self.partials.belongs)

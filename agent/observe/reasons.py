@@ -50,6 +50,7 @@ class ErrorReason(StrEnum):
     DIRECTORY = "directory"  # anything else about the directory
     STATE = "state"
     LOCKED = "locked"
+    HALTED = "halted"  # a mapping stopped for safety
     INTERNAL = "internal"  # a bug
 
 
@@ -77,6 +78,7 @@ _REASONS: tuple[tuple[type[BaseException], ErrorReason], ...] = (
     (errors.StaleError, ErrorReason.STALE),
     (errors.SpaceError, ErrorReason.NO_SPACE),
     (errors.DirectoryError, ErrorReason.DIRECTORY),
+    (errors.HaltError, ErrorReason.HALTED),
     (errors.StateError, ErrorReason.STATE),
     (errors.LockedError, ErrorReason.LOCKED),
     (TimeoutError, ErrorReason.UNAVAILABLE),

@@ -27,7 +27,7 @@ from agent.state.counts import Counts
 from agent.state.database import Database
 from agent.state.journal import JournalEntry
 from agent.state.names import OtherName
-from agent.state.rows import FILE, LOCAL_SELECT, REASONS, SELECT, decode, decode_local, obstacle_of
+from agent.state.rows import FILE, IS_VANISHED, LOCAL_SELECT, REASONS, SELECT, decode, decode_local, obstacle_of
 
 _PAGE = 2048
 # Rows below one path that `clashes` gives back: the planner only needs to know that there are some.
@@ -39,6 +39,11 @@ _SIGHTINGS = "SELECT path, l_kind, s_size, s_mtime, s_ctime, s_inode, s_mode, fl
 _INODE = 5
 # SQLite, which knows nothing of how few rows a partial index has, is told where to look.
 _DIRTY = f"{SELECT} INDEXED BY paths_dirty WHERE dirty = 1 AND path > ? ORDER BY path LIMIT ?"
+_MAY_LOSE = (
+    "SELECT total(l_kind > 0 AND r_kind = 0), total(l_kind = 0 AND r_kind > 0)"
+    " FROM paths INDEXED BY paths_dirty WHERE dirty = 1 AND (a_kind > 0 OR ?)"
+)
+_VANISHED = f"SELECT 1 FROM paths INDEXED BY paths_dirty WHERE dirty = 1 AND a_kind > 0 AND {IS_VANISHED} LIMIT 1"
 _CONFLICTS = "SELECT path FROM paths INDEXED BY paths_verdict WHERE verdict = 1 AND verdict > 0 ORDER BY path LIMIT ?"
 _COPIES = f"{SELECT} WHERE instr(path, '.conflict-') AND (l_kind > 0 OR r_kind > 0) ORDER BY path"
 
@@ -154,7 +159,9 @@ class StateReader:
 
     def page(self, after: str, limit: int) -> list[Row]:
         """Up to `limit` rows, by path, from behind `after` on."""
-        return [decode(found) for found in self._db.all(f"{SELECT} WHERE path > ? ORDER BY path LIMIT ?", (after, limit))]
+        return [
+            decode(found) for found in self._db.all(f"{SELECT} WHERE path > ? ORDER BY path LIMIT ?", (after, limit))
+        ]
 
     def local_sides(self, below: str = "") -> Iterator[tuple[str, Local]]:
         """The path and local side of every path that isn't absent locally. About 150,000/s; see local_signatures."""
@@ -227,6 +234,24 @@ class StateReader:
 
     def diverged_count(self) -> int:
         return self._tally()["diverged"]
+
+    def ancestors(self) -> int:
+        """How many paths both sides have agreed on. One pass over the rows."""
+        (number,) = self._db.all("SELECT count(*) FROM paths WHERE a_kind > 0")[0]
+        return int(number)
+
+    def may_lose(self, *, without_ancestor: bool) -> tuple[int, int]:
+        """Of the dirty paths, how many may be deletions: of local entries, of remote ones.
+
+        The other side has nothing there, and something was agreed on (or needn't be: `without_ancestor`). What is a
+        rename or expired is among them; the planner tells.
+        """
+        (local, remote) = self._db.all(_MAY_LOSE, (without_ancestor,))[0]
+        return int(local), int(remote)
+
+    def any_vanished(self) -> bool:
+        """Whether something that was agreed on is gone from the bucket without a delete marker."""
+        return self._db.one(_VANISHED) is not None
 
     def conflicts(self, limit: int = -1) -> list[str]:
         """The paths in conflict, by path; up to `limit` of them, when that isn't negative."""

@@ -57,6 +57,7 @@ _CODES = {Kind.FILE: FILE, Kind.LINK: LINK, Kind.DIRECTORY: DIRECTORY}
 _EXECUTABLE = (None, False, True)
 _EXECUTABLE_CODES = {None: 0, False: 1, True: 2}
 _GONE = (None, Gone.DELETED, Gone.VANISHED, Gone.EXPIRED)
+IS_VANISHED = f"(flags >> {_GONE_SHIFT}) & 3 = {_GONE.index(Gone.VANISHED)}"  # in SQL
 _VERDICTS = (Verdict.NONE, Verdict.CONFLICT, Verdict.DIVERGED)
 REASONS = {reason.value: reason for reason in Reason}
 _NONE = Verdict.NONE

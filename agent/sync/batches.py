@@ -14,23 +14,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from agent.config.model import Mapping
-from agent.core.entries import Entry, Kind, Row
-from agent.core.names import parents_of
-from agent.core.plan import Action, Plan, Verb, plan
+from agent.core.entries import Row
+from agent.core.plan import Action, Plan, Verb
 from agent.core.reconcile import Rules
 from agent.directory import Directory
 from agent.errors import StoreFullError, StoreUnavailableError
-from agent.objectstore import new_nuid
 from agent.state import JournalEntry, StateStore
 from agent.sync.db import Db
 from agent.sync.execute import Executor
+from agent.sync.guard import Guard, Stop, losses
 from agent.sync.hints import Absent, Looking
 from agent.sync.local import Spawn, Step
 from agent.sync.outcome import Outcome, Result, merged
+from agent.sync.planning import (
+    Hold,
+    is_deletion,
+    make_plan,
+    plan_all,
+    stands_in_the_way,
+    without_touching,
+)
+from agent.sync.resume import forget, journal_uploads
 from agent.sync.retry import Holds
 from agent.sync.stage import StageRunner
 
@@ -40,6 +48,10 @@ BATCHES = 4
 # The same with those that only wait for large transfers, which `transfers` bounds.
 BATCHES_IN_ALL = 256
 HELD_SECONDS = 10.0
+# Deletions that count wait until none has come for so long.
+ARRIVING_SECONDS = 2.0
+# While the guard says stop, it is asked again after so long at the earliest.
+STOPPED_SECONDS = 0.5
 CREATIONS_HELD_SECONDS = 2.0
 OLD_CHUNKS_SECONDS = 30
 
@@ -47,7 +59,8 @@ OLD_CHUNKS_SECONDS = 30
 @dataclass(slots=True)
 class Batch:
     """`settled`: held paths that need nothing any more. `deferred`: paths whose rows contradict each other, to be
-    looked at again. `held`: rows were left out for now. `waiting`: rows wait for others that are in their way."""
+    looked at again. `held`: rows were left out for now. `waiting`: rows wait for others that are in their way. `stop`:
+    nothing may be done."""
 
     stages: tuple[tuple[Action, ...], ...] = ()
     nuids: dict[str, str] = field(default_factory=dict)
@@ -55,17 +68,7 @@ class Batch:
     deferred: list[str] = field(default_factory=list)
     held: bool = False
     waiting: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """What isn't planned yet, since it may be one half of a rename whose other half hasn't been looked at."""
-
-    deletions: bool
-    creations: bool
-
-    def holds(self, row: Row) -> bool:
-        return (self.deletions and _is_deletion(row)) or (self.creations and _is_creation(row))
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class Batches:
         on_outcomes: Callable[[list[Outcome]], None],
         online: Callable[[], bool],
         on_full: Callable[[], None],
+        on_stop: Callable[[Stop | None], None],
         look_again: Callable[[list[str]], None],
     ) -> None:
         self._config = config
@@ -114,6 +118,11 @@ class Batches:
         self._on_outcomes = on_outcomes
         self._online = online
         self._on_full = on_full
+        self._on_stop = on_stop
+        self._guard = Guard(config, lambda store: plan_all(store, rules, case_insensitive=directory.case_insensitive))
+        self._lost = 0
+        self._lost_at = 0.0
+        self._lost_since = 0.0
         self._look_again = look_again
         self._running = 0
         self._held_since: float | None = None
@@ -125,6 +134,9 @@ class Batches:
         self.nuids: set[str] = set()  # of the uploads under way
         self.holds = Holds()
         self.draining = False
+        self.paused = False
+        self.urgent = False  # somebody waits for it all to be done
+        self.stop: Stop | None = None
         self.held_back = False
         self._deletions_held = False
         self._alone: dict[str, asyncio.Future[Outcome | None]] = {}  # path -> who waits for an action that no plan made
@@ -137,11 +149,11 @@ class Batches:
         """Plan the dirty rows and start a batch; returns whether anything was found to do."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self.draining or not self._online():
+        if self.draining or self.paused or not self._online():
             return False
         if self._running - self._runner.heavy >= BATCHES or self._running >= BATCHES_IN_ALL:
             return False
-        if looking.searching and now < self._plan_at:
+        if (looking.searching or self.stop is not None) and now < self._plan_at:
             return False
         held = self.holds.waiting(now)
         hold = self._to_hold(looking.quiet, looking.searching, now)
@@ -149,8 +161,10 @@ class Batches:
         if seen == self._seen:
             return False
         skip = Absent(self.busy, looking.paths, held)
-        batch = await self._db(lambda store: self._plan(store, skip, hold))
+        batch = await self._db(lambda store: self._plan(store, skip, hold, now))
         self._seen = seen
+        if batch.stop is not None or self.stop is not None:
+            self._stopped(batch.stop, cost=loop.time() - now)
         self._waiting = batch.waiting
         for path in batch.settled:
             self.holds.clear(path)
@@ -158,15 +172,29 @@ class Batches:
             self.holds.failed(path, now, message="its rows contradict each other; looking again", stale=True)
         if batch.deferred:
             self._look_again(batch.deferred)
-        self.held_back = batch.held
+        self.held_back = batch.held or batch.stop is not None
         if batch.held and self._held_since is None:
             self._held_since = now
         if not batch.stages:
             # What is held is looked through again and again while the search goes on: in proportion to what that costs.
-            self._plan_at = loop.time() + max(0.02, 3 * (loop.time() - now)) if batch.held else 0.0
+            if batch.stop is None:
+                self._plan_at = loop.time() + max(0.02, 3 * (loop.time() - now)) if batch.held else 0.0
             return False
         self._start(batch)
         return True
+
+    def _stopped(self, stop: Stop | None, *, cost: float) -> None:
+        """The guard has spoken: while it says stop, it is asked again when rows have changed, and not all the time."""
+        self._plan_at = asyncio.get_running_loop().time() + max(STOPPED_SECONDS, 3 * cost) if stop is not None else 0.0
+        changed = stop != self.stop
+        self.stop = stop
+        if changed:
+            self._on_stop(stop)
+
+    def reconsider(self) -> None:
+        """A person has approved, or resumed: plan again at once."""
+        self._released += 1
+        self._plan_at = 0.0
 
     def _to_hold(self, quiet: bool, searching: bool, now: float) -> Hold:
         """Which halves of a rename wait for the other one: see the module's docstring."""
@@ -176,29 +204,54 @@ class Batches:
             return Hold(deletions=False, creations=False)
         return Hold(deletions=True, creations=searching and (self._deletions_held or held_for < CREATIONS_HELD_SECONDS))
 
-    def _plan(self, store: StateStore, skip: Absent, hold: Hold) -> Batch:
+    def _plan(self, store: StateStore, skip: Absent, hold: Hold, now: float) -> Batch:
         """In the state's thread: plan the dirty rows, store what needs no action, journal what will be uploaded."""
         dirty = store.dirty(PLAN_ROWS, skip=skip)
-        batch = Batch()
+        if dirty:
+            self._directory.check_root()
         if hold.creations and not store.kv_get("converged"):
             hold = replace(hold, creations=False)  # a first time: nothing can have been renamed
+        batch, made = self._made(store, dirty, skip, hold)
+        if not hold.deletions and self._arriving(losses(made.actions).total(), now):
+            batch, made = self._made(store, dirty, skip, replace(hold, deletions=True))
+        batch.stop = self._guard.judge(store, made, time.time())
+        if batch.stop is None:
+            self._take_up(store, batch, made)
+        return batch
+
+    def _made(self, store: StateStore, dirty: list[Row], skip: Absent, hold: Hold) -> tuple[Batch, Plan]:
+        """The plan over those rows that needn't wait; nothing of it is stored yet."""
+        batch = Batch()
         rows = [row for row in dirty if not hold.holds(row)]
-        self._deletions_held = hold.deletions and any(_is_deletion(row) for row in dirty)
+        self._deletions_held = hold.deletions and any(is_deletion(row) for row in dirty)
         batch.held = len(rows) < len(dirty)
-        if not rows:
-            return batch
-        clashes = store.clashes([row.path for row in dirty])
+        clashes = store.clashes([row.path for row in dirty]) if rows else []
         waiting = [row.path for row in clashes if row.path in skip]
         if batch.held:
-            waiting += [row.path for row in dirty if _is_deletion(row) and _stands_in_the_way(row)]
+            waiting += [row.path for row in dirty if is_deletion(row) and stands_in_the_way(row)]
         batch.waiting = bool(waiting)
         if waiting:
             rows = without_touching(rows, waiting)
-            if not rows:
-                return batch
             clashes = store.clashes([row.path for row in rows])
-        self._directory.check_root()
-        made = make_plan(store, rows, clashes, self._rules, case_insensitive=self._directory.case_insensitive)
+        if not rows:
+            return batch, Plan()
+        return batch, make_plan(store, rows, clashes, self._rules, case_insensitive=self._directory.case_insensitive)
+
+    def _arriving(self, lost: int, now: float) -> bool:
+        """Whether deletions that count are still coming in: those are judged together (DESIGN section 6, "Brakes")."""
+        if lost > self._lost:
+            self._lost_at = now
+            self._lost_since = self._lost_since or now
+        self._lost = lost
+        if lost < self._guard.limit.floor or self.urgent:
+            self._lost_since = 0.0
+            return False
+        if now - self._lost_at >= ARRIVING_SECONDS or now - self._lost_since >= HELD_SECONDS:
+            self._lost_since = 0.0
+            return False
+        return True
+
+    def _take_up(self, store: StateStore, batch: Batch, made: Plan) -> None:
         batch.stages = made.stages
         batch.settled = [row.path for row in made.settled if row.path in self.holds]
         batch.deferred = list(made.deferred)
@@ -206,26 +259,11 @@ class Batches:
             with store.transaction(durable=bool(made.settled)):
                 store.put(made.settled, dirty=False)
                 batch.nuids = self._journal(store, batch)
-        return batch
 
     def _journal(self, store: StateStore, batch: Batch) -> dict[str, str]:
         """Give every upload a nuid, and write it down before a chunk is sent under it."""
         uploads = [action for stage in batch.stages for action in stage if action.verb is Verb.UPLOAD]
-        nuids = {action.row.path: new_nuid() for action in uploads}
-        now = time.time_ns()
-        store.journal_add(
-            JournalEntry(
-                nuid=nuids[action.row.path],
-                bucket=self._config.bucket,
-                name=self._config.prefix + action.row.path,
-                kind="upload",
-                expected_revision=action.row.revision,
-                due_ns=now,
-                created_ns=now,
-            )
-            for action in uploads
-        )
-        return nuids
+        return journal_uploads(store, self._config.bucket, self._config.prefix, uploads)
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -285,7 +323,7 @@ class Batches:
             self._tell(action.row.path, None)
         nuids = [batch.nuids[action.row.path] for action in untouched if action.row.path in batch.nuids]
         if nuids:
-            await self._db(lambda store: store.journal_remove(nuids))
+            await self._db(lambda store: forget(store, nuids))
 
     # -- committing ----------------------------------------------------------------------------------------------
 
@@ -312,6 +350,7 @@ class Batches:
         """Store the changes of all outcomes in one transaction, each set of rows by one statement."""
         changes = [change for outcome in outcomes for change in outcome.changes]
         with store.transaction():
+            self._guard.carried_out(store, outcomes, time.time())
             rows = store.rows([change.path for change in changes])
             dirty: dict[str, bool] = {}
             for change in changes:
@@ -344,58 +383,3 @@ def _hurry(store: StateStore) -> None:
     now = time.time_ns()
     old = [entry for entry in store.journal_all() if entry.kind == "old" and entry.due_ns > now]
     store.journal_add(replace(entry, due_ns=now) for entry in old)
-
-
-def make_plan(store: StateStore, rows: list[Row], clashes: list[Row], rules: Rules, *, case_insensitive: bool) -> Plan:
-    """Plan over the state's rows."""
-
-    def taken(path: str) -> bool:
-        row = store.row(path)
-        return row.local is not None or row.remote_side is not None
-
-    return plan(rows, rules, clashes=clashes, taken=taken, copies=store.live_copies, case_insensitive=case_insensitive)
-
-
-def _is_creation(row: Row) -> bool:
-    """A local file that nobody else has: what a rename looks like at its new name."""
-    side = row.local_side
-    if row.ancestor is not None or row.remote_side is not None or not isinstance(side, Entry):
-        return False
-    return side.kind is Kind.FILE and side.size > 0
-
-
-def _is_deletion(row: Row) -> bool:
-    return row.ancestor is not None and (row.local is None or row.remote_side is None)
-
-
-def _stands_in_the_way(row: Row) -> bool:
-    """Whether the path is a file or link on a side; the entry of an empty directory is in nobody's way."""
-    return not row.path.endswith("/") and (row.local is not None or row.remote_side is not None)
-
-
-def without_touching(rows: list[Row], waiting: Iterable[str]) -> list[Row]:
-    """The rows that can be planned without `waiting`: none that stands above or below one of them.
-
-    A row that has to wait keeps others waiting in turn when it is in their way: what is planned without it would find
-    the way blocked, again and again.
-    """
-    blocked = Blocked(waiting)
-    while True:
-        kept = [row for row in rows if row.path not in blocked]
-        late = {row.path for row in rows} - {row.path for row in kept}
-        if not late:
-            return kept
-        blocked = Blocked(row.path for row in rows if row.path in late and _stands_in_the_way(row))
-        rows = kept
-
-
-class Blocked(Container[str]):
-    """Holds every path that stands structurally above or below one of `paths`, by set lookups alone."""
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        self._here = {path.rstrip("/") for path in paths}
-        self._above = {parent for path in self._here for parent in parents_of(path)}
-
-    def __contains__(self, path: object) -> bool:
-        assert isinstance(path, str)
-        return path.rstrip("/") in self._above or not self._here.isdisjoint(parents_of(path))

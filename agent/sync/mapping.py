@@ -22,23 +22,34 @@ from agent.config.model import Mapping
 from agent.core.filters import Filters
 from agent.directory import Directory, DirectoryOptions
 from agent.errors import (
+    BucketNotFoundError,
     ConnectError,
     DirectoryError,
+    HaltError,
     JetsyncError,
     NotAllowedError,
     RootError,
     StateError,
 )
 from agent.observe.metrics import MappingMetrics
-from agent.observe.status import MappingStatus, State
+from agent.observe.status import Halt, MappingStatus, State
 from agent.state import StateStore
 from agent.sync import view
-from agent.sync.batches import make_plan
 from agent.sync.db import Db
-from agent.sync.identity import adopt_identity
+from agent.sync.guard import Guard, approve
+from agent.sync.identity import (
+    adopt_identity,
+    check_bucket,
+    check_root,
+    identity_is_well,
+    missing,
+    store_halt,
+    vanished,
+)
+from agent.sync.planning import plan_all
 from agent.sync.record import PROBLEMS_TOLD, Record
-from agent.sync.remotes import Remotes
-from agent.sync.report import STATE_FAILED, Report, Tally, action_json
+from agent.sync.remotes import Opened, Remotes
+from agent.sync.report import Report, Tally, action_json
 from agent.sync.retry import Backoff, Holds
 from agent.sync.session import Session
 
@@ -46,7 +57,7 @@ T = TypeVar("T")
 
 # While a mapping drains, actions under way may take this long to end by themselves (seconds).
 DRAIN_SECONDS = 8.0
-# A directory that isn't there is looked for at least this often (seconds): it costs nothing.
+# A directory or a bucket that isn't there is looked for at least this often (seconds): it costs next to nothing.
 ROOT_SECONDS = 5.0
 
 
@@ -71,7 +82,6 @@ class MappingSync:
         self._dry = dry
         self._db: Db | None = None
         self._session: Session | None = None
-        self._root: tuple[int, int] | None = None  # of the first session
         self._retry = asyncio.Event()
         self._loaded = asyncio.Event()
         self._began = asyncio.Event()
@@ -101,16 +111,11 @@ class MappingSync:
             await self._db.close()
 
     async def _run_session(self) -> None:
-        directory = await asyncio.to_thread(Directory.open, self.config.directory, options=self._options())
+        assert self._db is not None
+        await self._db(lambda store: adopt_identity(store, self.config))
+        directory = await self._open_directory(self._db)
         try:
-            assert self._db is not None
-            self._see_that_it_is_the_same(directory)
-            filters = Filters(self.config.include, self.config.exclude)
-            await self._db(lambda store: adopt_identity(store, self.config))
-            seen = await self._db(lambda store: store.kv_get("bucket_seen") is not None)
-            opened = await self._remotes.open(self.config.bucket, seen=seen, dry=self._dry)
-            if opened.bucket is not None:
-                await self._db(lambda store: store.kv_set("bucket_seen", "1"))
+            opened = await self._open_bucket(self._db)
             self._session = Session(
                 config=self.config,
                 agent_name=self._agent_name,
@@ -118,16 +123,18 @@ class MappingSync:
                 bucket=opened.bucket,
                 feed=opened.feed,
                 db=self._db,
-                filters=filters,
+                filters=Filters(self.config.include, self.config.exclude),
                 metrics=self.record.metrics,
                 online=lambda: self._remotes.online,
                 on_outcomes=self.record.outcomes,
                 on_state=self.record.set_state,
+                on_stop=self.record.stopped,
                 on_settled=self._on_settled,
                 progress=self.record.progress,
                 failed=self.record.waits,
                 dry=self._dry,
             )
+            self._session.pause(paused=await self._db(lambda store: store.kv_get("paused") is not None))
             self.record.session_begins(self.config.bucket)
             self._began.set()
             await self._session.run()
@@ -136,25 +143,52 @@ class MappingSync:
             self._session = None
             await asyncio.to_thread(directory.close)
 
-    def _see_that_it_is_the_same(self, directory: Directory) -> None:
-        """A root that was replaced or unmounted while we ran looks like one in which everything was deleted.
+    async def _open_directory(self, db: Db) -> Directory:
+        """Open the root, and see that it is the one that the rows are of.
 
-        :raises RootError: it isn't the directory that earlier sessions of this process had; it may come back
+        :raises HaltError, RootError, LockedError
         """
-        if self._root is None:
-            self._root = directory.identity
-        elif self._root != directory.identity:
-            raise RootError(
-                f"{directory.path}: another directory or file system is in its place since the agent started",
-                remedy="mount it or put it back; or restart the agent, to go on with what is there now",
-            )
+        try:
+            directory = await asyncio.to_thread(Directory.open, self.config.directory, options=self._options())
+        except RootError as error:
+            why = error
+            raise await db(lambda store: vanished(store, self.config, why)) from error
+        try:
+            await db(lambda store: check_root(store, self.config, directory, dry=self._dry))
+        except BaseException:
+            await asyncio.to_thread(directory.close)
+            raise
+        return directory
+
+    async def _open_bucket(self, db: Db) -> Opened:
+        """Open the bucket, and see that it is the one that the rows are of.
+
+        :raises HaltError, BucketError, ConnectError, StoreUnavailableError
+        """
+        seen = await db(lambda store: store.kv_get("bucket_seen") is not None)
+        try:
+            opened = await self._remotes.open(self.config.bucket, seen=seen, dry=self._dry)
+        except BucketNotFoundError as error:
+            if not seen:
+                raise
+            raise missing(self.config) from error
+        if opened.bucket is not None:
+            status = await opened.bucket.status()
+            await db(lambda store: check_bucket(store, self.config, status))
+            await db(lambda store: store.kv_set("bucket_seen", "1"))
+        self.record.stopped(await db(identity_is_well))
+        return opened
 
     async def _rest(self, error: JetsyncError, seconds: float) -> None:
         """A session ended with an error: say so, and wait for the next one."""
         state = State.RETRYING if waits_for_server(error) else State.FAILED
+        if isinstance(error, HaltError) and self._db is not None:
+            halt = error
+            state = State.HALTED
+            self.record.stopped(await self._db(lambda store: store_halt(store, halt)))
         self.record.session_failed(error, state, retry_in=seconds)
         self._retry.clear()
-        if isinstance(error, RootError):
+        if isinstance(error, RootError | HaltError):
             seconds = min(seconds, ROOT_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -208,9 +242,11 @@ class MappingSync:
             await self._db(
                 lambda store: view.fill_report(report, store, strays=session.local.strays, holds=session.batches.holds)
             )
+            if session.batches.paused:
+                report.failing(f"{self.config.name} is paused; go on with: jetsync resume {self.config.name}")
+            report.halted(self.record.halt)
         except JetsyncError as error:
-            report.state, report.exit_code = STATE_FAILED, error.exit_code
-            report.errors.append(str(error))
+            report.failed(error, self.record.halt)
         finally:
             self.record.tallies.remove(tally)
         return report
@@ -241,6 +277,26 @@ class MappingSync:
             finally:
                 waiting.cancel()
 
+    async def approve(self) -> Halt | None:
+        """End the halt that there is, as it is shown (`guard.approve`); returns it, or None when there is none."""
+        await self._loaded.wait()
+        if self._db is None:
+            return None
+        approved = await self._db(lambda store: approve(store, time.time()))
+        self._retry.set()
+        if self._session is not None:
+            self._session.reconsider()
+        return approved
+
+    async def pause(self, *, paused: bool) -> None:
+        """Begin nothing new until told otherwise, over restarts too; or go on."""
+        await self._loaded.wait()
+        if self._db is None:
+            return
+        await self._db(lambda store: store.kv_set("paused", "1" if paused else None))
+        if self._session is not None:
+            self._session.pause(paused=paused)
+
     async def plan(self) -> Report:
         """What `converge` would do. Only for a dry mapping."""
         report = Report(self.config.name)
@@ -252,24 +308,17 @@ class MappingSync:
             directory = session.directory
 
             def make(store: StateStore) -> None:
-                rows = store.dirty(1_000_000, skip=frozenset())
-                made = make_plan(
-                    store,
-                    rows,
-                    store.clashes([row.path for row in rows]),
-                    session.rules,
-                    case_insensitive=directory.case_insensitive,
-                )
+                made = plan_all(store, session.rules, case_insensitive=directory.case_insensitive)
+                stop = Guard(self.config, lambda _: made).judge(store, made, time.time())
+                report.halted(stop.shown() if stop is not None else None)
                 store.put(made.settled, dirty=False)
-                actions = [action for stage in made.stages for action in stage]
-                report.tally.planned(actions)
-                report.actions = [action_json(action) for action in actions]
+                report.tally.planned(made.actions)
+                report.actions = [action_json(action) for action in made.actions]
                 view.fill_report(report, store, strays=session.local.strays, holds=Holds())
 
             await self._db(make)
         except JetsyncError as error:
-            report.state, report.exit_code = STATE_FAILED, error.exit_code
-            report.errors.append(str(error))
+            report.failed(error, self.record.halt)
             report.actions = []
         return report
 
@@ -338,6 +387,7 @@ class MappingSync:
             converged=self.converged,
             last_success=self.record.converged_at,
             last_error=self.record.error,
+            halt=self.record.halt,
         )
         if self._db is None or session is None:
             return status

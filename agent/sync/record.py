@@ -15,9 +15,10 @@ from agent.core.plan import Verb
 from agent.errors import JetsyncError, StoreUnavailableError
 from agent.observe.logging import Once, get_logger
 from agent.observe.metrics import MappingMetrics
-from agent.observe.reasons import of_problem
+from agent.observe.reasons import ErrorReason, of_problem
 from agent.observe.status import Halt, LastError, State
 from agent.sync import view
+from agent.sync.guard import Stop
 from agent.sync.outcome import Outcome, Result
 from agent.sync.report import Tally
 
@@ -66,9 +67,21 @@ class Record:
         if state is State.RETRYING:
             self.waits(error)
         self.broke(error, state)
+        if state is State.HALTED:
+            return  # `stopped` has said it
         if self._once.news("session", str(error)):
             event = "mapping_waits" if state is State.RETRYING else "mapping_failed"
             self.log.warning(event, error=error.message, remedy=error.remedy, retry_in=round(retry_in, 1))
+
+    def stopped(self, stop: Stop | None) -> None:
+        """Nothing may be changed for safety's sake, and why; None: it may again."""
+        halt = stop.shown() if stop is not None else None
+        if halt is not None and (self.halt is None or self.halt.reason != halt.reason):
+            self.metrics.error(ErrorReason.HALTED)
+            self.log.error("halted", reason=halt.reason, detail=halt.detail, remedy=halt.remedy)
+        elif halt is None and self.halt is not None:
+            self.log.info("halt_over", reason=self.halt.reason)
+        self.halt = halt
 
     def broke(self, error: JetsyncError, state: State = State.FAILED) -> None:
         self.error = LastError(self.metrics.failure(error).value, error.message, error.remedy, time.time())
@@ -157,4 +170,6 @@ class Record:
     @property
     def sentence(self) -> str:
         """What the mapping is doing, for people."""
+        if self.halt is not None:
+            return f"halted: {self.halt.reason}: {self.halt.detail}; {self.halt.remedy}"
         return f"{self.state.value}: {self.failure}" if self.failure is not None else self.state.value

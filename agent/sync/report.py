@@ -9,6 +9,8 @@ from typing import Any
 
 from agent.core.entries import Entry, Kind, Reason
 from agent.core.plan import Action, Verb
+from agent.errors import HaltError, JetsyncError
+from agent.observe.status import Halt
 from agent.sync.outcome import Outcome, Result
 
 STATE_CONVERGED = "converged"
@@ -84,6 +86,25 @@ class Report:
         """Derive the state from what was found."""
         if self.state == STATE_CONVERGED and (self.conflicts or self.problems or self.errors):
             self.state = STATE_PARTIAL
+
+    def halted(self, halt: Halt | None) -> None:
+        """The mapping was stopped for safety; None: it wasn't."""
+        if halt is not None:
+            self.state = STATE_HALTED
+            self.halt = {"reason": halt.reason, "detail": halt.detail, "remedy": halt.remedy}
+
+    def failing(self, why: str) -> None:
+        """The mapping wasn't brought to convergence."""
+        self.errors.append(why)
+        self.settle()
+
+    def failed(self, error: JetsyncError, halt: Halt | None) -> None:
+        """It ended with an error; halt: what stopped it, if that is what the error is."""
+        if isinstance(error, HaltError) and halt is not None:
+            return self.halted(halt)
+        self.state, self.exit_code = STATE_FAILED, error.exit_code
+        self.errors.append(str(error))
+        return None
 
     def as_json(self) -> dict[str, Any]:
         tally = self.tally

@@ -35,6 +35,8 @@ from agent.sync.batches import Batches
 from agent.sync.db import Db
 from agent.sync.execute import Executor
 from agent.sync.feed import EndedError, Feed
+from agent.sync.guard import Stop
+from agent.sync.identity import keep_generation
 from agent.sync.janitor import Janitor
 from agent.sync.limits import Limits
 from agent.sync.local import LocalSide, Step
@@ -70,6 +72,7 @@ class Session:
         online: Callable[[], bool],
         on_outcomes: Callable[[list[Outcome]], None],
         on_state: Callable[[State], None],
+        on_stop: Callable[[Stop | None], None],
         on_settled: Callable[[bool], Awaitable[None]],
         progress: Callable[[], None],
         failed: Callable[[JetsyncError], None],
@@ -143,10 +146,18 @@ class Session:
             on_outcomes=self._outcomes(on_outcomes),
             online=online,
             on_full=self._make_room,
+            on_stop=on_stop,
             look_again=self.local.hints.add_ready,
         )
         self.janitor = (
-            Janitor(config=config, bucket=bucket, directory=directory, db=db, active=self.batches.nuids)
+            Janitor(
+                config=config,
+                bucket=bucket,
+                directory=directory,
+                db=db,
+                active=self.batches.nuids,
+                known=lambda: self.remote.ready,
+            )
             if bucket is not None and not dry
             else None
         )
@@ -184,7 +195,7 @@ class Session:
                 self._group = group
                 if not self._dry:
                     await asyncio.to_thread(self.watcher.start)
-                beside = [await self._start_janitor(group), self._start_rehash(group)]
+                beside = [await self._start_janitor(group), self._start_rehash(group), self._start_keeping(group)]
                 self.local.scan()
                 await self.remote.start()
                 self._plan_rescan()
@@ -215,6 +226,10 @@ class Session:
             changed=self._stat_changed,
         )
         return group.create_task(rehash.run(), name=f"rehash {self._config.name}")
+
+    def _start_keeping(self, group: asyncio.TaskGroup) -> asyncio.Task[None]:
+        work = asyncio.sleep(0) if self._dry else keep_generation(self._db, self.directory)
+        return group.create_task(work, name=f"generation {self._config.name}")
 
     async def _turn_forever(self) -> None:
         while not (self._draining and self.batches.idle):
@@ -262,6 +277,7 @@ class Session:
         await self.remote.advance()
         started = False
         if self.local.scanned and self.local.filters_known and self.remote.ready and not self._dry:
+            self.batches.urgent = bool(self._goals)
             started = await self.batches.advance(self.local.state())
         self._show()
         if not started and self._quiet():
@@ -277,22 +293,27 @@ class Session:
             goal for goal in self._goals if goal.scan <= self.local.scanned and goal.check <= self.remote.checked
         ]
         dirty = [] if self._dry else await self._db(lambda store: [row.path for row in store.dirty(1000)])
-        if not all(self.batches.holds.hopeless(path) for path in dirty):
+        stopped = self.batches.stop is not None or self.batches.paused
+        if not stopped and not all(self.batches.holds.hopeless(path) for path in dirty):
             return
-        if not dirty and not self._dry:
+        if not dirty and not self._dry and not stopped:
             if not self._settled_once:
                 await self._db(lambda store: store.kv_set("converged", "1"))
                 if self.janitor is not None:
                     self.janitor.wake()  # what an earlier run left is known to be nobody's now
             self._settled_once = True
-        await self._on_settled(not dirty)
+        await self._on_settled(not dirty and not stopped)
         for goal in waiting:
             self._goals.remove(goal)
             if not goal.done.done():
                 goal.done.set_result(None)
 
     def _show(self) -> None:
-        if self.local.scanning:
+        if self.batches.paused:
+            self._on_state(State.PAUSED)
+        elif self.batches.stop is not None:
+            self._on_state(State.HALTED)
+        elif self.local.scanning:
             self._on_state(State.SCANNING)
         elif not self.remote.caught_up:
             self._on_state(State.STARTING)
@@ -355,6 +376,16 @@ class Session:
     def retry(self) -> None:
         """The connection is back: what failed may be tried at once."""
         self.batches.holds.retry_all()
+        self._wake.set()
+
+    def pause(self, *, paused: bool) -> None:
+        """Begin nothing new, or go on."""
+        self.batches.paused = paused
+        self.reconsider()
+
+    def reconsider(self) -> None:
+        """Somebody has approved what stopped the mapping, or resumed it."""
+        self.batches.reconsider()
         self._wake.set()
 
     def drain(self) -> None:

@@ -38,8 +38,8 @@ def test_nothing_is_deleted_when_the_directory_is_removed_and_made_anew_under_a_
     with agent.run() as running:
         agent.directory().rename(agent.home / "away")
         agent.directory().mkdir()
-        eventually(lambda: any("in its place" in event["error"] for event in running.events("mapping_failed")))
-        assert "in its place" in str(agent.sync(exit=1)["errors"])
+        eventually(lambda: running.events("halted"))
+        assert agent.sync(exit=3)["halt"]["reason"] == "root_emptied"
         assert stock.contents(bucket) == TREE
         assert read_tree(agent.directory()) == {}
 
@@ -59,7 +59,7 @@ def test_nothing_is_deleted_when_the_link_to_the_directory_leads_elsewhere(agent
         temporary = agent.home / "link"
         temporary.symlink_to(other)
         os.replace(temporary, agent.directory())
-        eventually(lambda: running.events("mapping_failed"))
+        eventually(lambda: running.events("halted"))
         time.sleep(1.0)
 
         assert stock.contents(bucket) == TREE
@@ -70,7 +70,7 @@ def test_nothing_is_deleted_when_the_directory_is_removed(agent: Agent, stock: S
     write_tree(agent.directory(), TREE)
     with agent.run() as running:
         shutil.rmtree(agent.directory())
-        eventually(lambda: running.events("mapping_failed"))
+        eventually(lambda: running.events("halted"))
         time.sleep(1.0)
 
         assert stock.contents(bucket).keys() == TREE.keys()

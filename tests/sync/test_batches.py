@@ -61,6 +61,7 @@ async def planner(tmp_path: Path) -> Any:
         online=lambda: True,
         look_again=nothing,
         on_full=nothing,
+        on_stop=lambda _: None,
     )
     yield Planner(db, batches, [])
     directory.close()
