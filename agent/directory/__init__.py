@@ -7,6 +7,7 @@ from agent.directory.apply import Applied
 from agent.directory.hints import EVERYTHING, HintBuffer
 from agent.directory.look import Look, render, signature_of
 from agent.directory.options import DirectoryOptions
+from agent.directory.partial import Kept, Partial
 from agent.directory.read import OpenFile
 from agent.directory.root import Directory
 from agent.directory.scan import Hint, Scan
@@ -23,8 +24,10 @@ __all__ = [
     "DirectoryOptions",
     "Hint",
     "HintBuffer",
+    "Kept",
     "Look",
     "OpenFile",
+    "Partial",
     "Scan",
     "Staged",
     "TrashEntry",

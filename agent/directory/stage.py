@@ -7,7 +7,8 @@
         directory.put_file("a/b", staged, expected)      # one rename; see `apply`
 
 Leaving the block removes what hasn't been put in place. What a crash leaves in `.jetsync/staging/` is never anybody's
-only copy (a replaced file goes straight into the trash, see `place`), so that `sweep` may remove it at the start.
+only copy (a replaced file goes straight into the trash, see `place`), so that `sweep` may remove it at the start: all
+but the parts of large downloads that can go on (`partial`).
 """
 
 from __future__ import annotations
@@ -164,14 +165,15 @@ class Staging:
         except OSError as exc:
             raise faults.from_os(exc, path, "staging it") from exc
 
-    def sweep(self) -> int:
-        """Remove what earlier runs left; the caller holds the lock of the root. Returns how many files."""
+    def sweep(self, stays: Callable[[int, str], bool] = lambda _fd, _name: False) -> int:
+        """Remove what earlier runs left, but for what `stays`; the caller holds the lock of the root. Returns how many
+        files."""
         removed = 0
         staging_fd = self._own.find(STAGING)
         if staging_fd is None:
             return 0
         for name in os.listdir(staging_fd):
-            if name.startswith(self._prefix):
+            if name.startswith(self._prefix) or stays(staging_fd, name):
                 continue
             try:
                 os.unlink(name, dir_fd=staging_fd)

@@ -13,9 +13,11 @@ from agent.objectstore.connection import Connection
 from agent.objectstore.credentials import Access, Endpoint
 from agent.objectstore.errors_map import ConsumerNotFoundError, NotSentError
 from agent.objectstore.follow import Batch, Follower, MetaMessage
-from agent.objectstore.get import Reader
+from agent.objectstore.get import Position, Reader
 from agent.objectstore.meta import Link, ObjectInfo
 from agent.objectstore.objects import Deleted
+from agent.objectstore.prefix import Prefix
+from agent.objectstore.put import uninterrupted
 from agent.objectstore.rename import Renaming
 from agent.objectstore.spec import BucketSpec, BucketStatus, Mirror, Placement
 from agent.objectstore.stores import Buckets, Ensured
@@ -40,8 +42,11 @@ __all__ = [
     "NotSentError",
     "ObjectInfo",
     "Placement",
+    "Position",
+    "Prefix",
     "Reader",
     "Renaming",
     "new_nuid",
     "refused",
+    "uninterrupted",
 ]

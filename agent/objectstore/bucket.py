@@ -28,6 +28,7 @@ from agent.objectstore import (
     links,
     listing,
     objects,
+    prefix,
     put,
     rename,
     spec,
@@ -35,8 +36,9 @@ from agent.objectstore import (
 )
 from agent.objectstore.connection import parse_version
 from agent.objectstore.follow import Follower, MetaMessage
-from agent.objectstore.get import Reader
+from agent.objectstore.get import Position, Reader
 from agent.objectstore.meta import Link, ObjectInfo
+from agent.objectstore.prefix import Prefix
 from agent.objectstore.rename import Renaming
 from agent.objectstore.source import SourceLike
 
@@ -167,6 +169,8 @@ class Bucket:
         chunk_size: int | None = None,
         size: int | None = None,
         purge_old: bool = True,
+        keep: bool = False,
+        resume: Prefix | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> ObjectInfo:
         """Store an object: see `put.put`."""
@@ -182,6 +186,8 @@ class Bucket:
             chunk_size=chunk_size,
             size=size,
             purge_old=purge_old,
+            keep=keep,
+            resume=resume,
             on_progress=on_progress,
         )
 
@@ -197,9 +203,16 @@ class Bucket:
         """Store a file's content, under its path unless `name` says otherwise; options as `put`."""
         return await files.put_file(self, path, name, **options)
 
-    def get(self, source: str | ObjectInfo, *, follow_links: bool = True, verify: bool = True) -> Reader:
-        """A reader: `async with bucket.get(name) as reader: async for block in reader`. See `get.Reader`."""
-        return get.open_object(self, source, follow_links=follow_links, verify=verify)
+    def get(
+        self,
+        source: str | ObjectInfo,
+        *,
+        follow_links: bool = True,
+        verify: bool = True,
+        start: Position | None = None,
+    ) -> Reader:
+        """A reader: `async with bucket.get(name) as reader: async for block in reader`. See `get.open_object`."""
+        return get.open_object(self, source, follow_links=follow_links, verify=verify, start=start)
 
     async def get_bytes(self, source: str | ObjectInfo, *, follow_links: bool = True) -> bytes:
         """The whole object in memory, verified."""
@@ -350,6 +363,10 @@ class Bucket:
     async def last_chunk(self, nuid: str) -> commit.Stored | None:
         """The last chunk of the nuid; None when it has none."""
         return await chunks.last(self, nuid)
+
+    async def stored_prefix(self, nuid: str, *, size: int) -> Prefix | None:
+        """What an interrupted upload of `size` bytes has stored; None when it can't go on. See `prefix`."""
+        return await prefix.stored_prefix(self, nuid, size=size)
 
     async def purge_chunks(self, nuid: str, *, up_to: int | None = None) -> int:
         """Remove the chunks of the nuid (up to a stream sequence); how many there were."""

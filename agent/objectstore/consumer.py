@@ -91,7 +91,7 @@ class Consumer:
         self._created = False
         self.name = f"jetsync-{new_nuid()}"
 
-    async def create(self, *, start_seq: int = 0, last_per_subject: bool = False) -> int:
+    async def create(self, *, start_seq: int = 0, last_per_subject: bool = False, headers_only: bool = False) -> int:
         """The number of messages that it has for us. start_seq: 0 = from the first. Raises BucketNotFoundError, ..."""
         config: dict[str, Any] = {
             "name": self.name,
@@ -107,6 +107,8 @@ class Consumer:
             config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": start_seq}
         elif last_per_subject:
             config["deliver_policy"] = "last_per_subject"
+        if headers_only:
+            config["headers_only"] = True
         self._created = True
         answer = await self._bucket.connection.api(
             f"CONSUMER.CREATE.{self._bucket.stream}.{self.name}",

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Self
 from agent.errors import BadMetaError, BucketNotFoundError, BucketReplacedError, StoreError, StoreUnavailableError
 from agent.objectstore.answers import RawMessage, status_of
 from agent.objectstore.consumer import Consumer, Place, Signal, left_of_pull, place_of
-from agent.objectstore.meta import ObjectInfo, decode
+from agent.objectstore.meta import ObjectInfo, decode, salvaged_nuid
 from agent.objectstore.put import uninterrupted
 from agent.objectstore.subjects import all_metas, name_of
 
@@ -49,13 +49,24 @@ PATIENCE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class MetaMessage:
-    """One meta message: `info`, or `error` when it isn't a valid meta; `name` is "" when not even that can be read."""
+    """One meta message: `info`, or `error` when it isn't a valid meta.
+
+    name: "" when not even that can be read. nuid: what a broken meta has for one, as far as anybody could make it out:
+    another client may read what we refuse, and its chunks aren't nobody's.
+    """
 
     revision: int
     time_ns: int
     name: str
     info: ObjectInfo | None
     error: BadMetaError | None
+    nuid: str = ""
+    subject: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name; of a subject that has no name in it, a text that no name is (names have no lone surrogates)."""
+        return self.name or f"\udc00{self.subject}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +190,8 @@ class Follower(AsyncIterator[Batch]):
             name = name_of(message.subject)
             info = decode(message.data, bucket=self._bucket.name, name=name, revision=place.seq, time_ns=place.time_ns)
         except BadMetaError as error:
-            return MetaMessage(place.seq, place.time_ns, name, None, error)
+            nuid = salvaged_nuid(message.data)
+            return MetaMessage(place.seq, place.time_ns, name, None, error, nuid, message.subject)
         return MetaMessage(place.seq, place.time_ns, name, info, None)
 
     def _nothing_more(self) -> Batch:

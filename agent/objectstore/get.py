@@ -11,6 +11,9 @@ It never waits for ever. When nothing comes for the idle time, when the connecti
 fewer chunks than promised, the leader is asked how many chunks the nuid has. All of them: reading goes on behind the
 last one that came (a restarted server, a lagging replica). Fewer: the meta is read again, and tells what happened: the
 object was replaced (RevisionError), deleted (ObjectNotFoundError), or is damaged (ChunksError).
+
+A later reader goes on in the same way: `reader.position` says, after each group, where it stands, and `start` begins
+there. What came before is then its user's to have kept, and the digest of the whole to verify.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import json
 from collections.abc import AsyncIterator
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from agent.errors import (
     ChunksError,
@@ -50,6 +53,14 @@ _HASH_INLINE = 1 << 16
 _EMPTY = hashlib.sha256(b"").digest()
 
 
+class Position(NamedTuple):
+    """Where in an object a reader stands: behind so many chunks and bytes, the last chunk at this stream sequence."""
+
+    chunks: int
+    size: int
+    seq: int
+
+
 class Reader:
     """One download. Use as an async context manager; iterate once."""
 
@@ -60,13 +71,14 @@ class Reader:
         *,
         follow_links: bool = True,
         verify: bool = True,
+        start: Position | None = None,
         idle: float = IDLE,
         patience: float = PATIENCE,
     ) -> None:
         self._bucket = bucket
         self._source = source
         self._follow_links = follow_links
-        self._verify = verify
+        self._verify = verify and start is None
         self._idle = idle
         self._patience = patience
         self._feed: Feed | None = None
@@ -75,9 +87,7 @@ class Reader:
         self._iterated = False
         self._distrust = False
         self._chunks_before = 0
-        self._last_seq = 0
-        self._chunks = 0
-        self._size = 0
+        self._chunks, self._size, self._last_seq = start or Position(0, 0, 0)
         self._progress = monotonic()
         self.info: ObjectInfo
 
@@ -128,6 +138,11 @@ class Reader:
         if self._size != info.size:
             raise self._damaged(f"has {self._size} bytes, not {info.size}")
         await self._check_digest()
+
+    @property
+    def position(self) -> Position:
+        """Behind the last block that was given."""
+        return Position(self._chunks, self._size, self._last_seq)
 
     async def read(self) -> bytes:
         """All of it. Raises as groups()."""
@@ -286,9 +301,17 @@ def _update(digest: Any, group: list[bytes]) -> None:
         digest.update(block)
 
 
-def open_object(bucket: Bucket, source: str | ObjectInfo, *, follow_links: bool = True, verify: bool = True) -> Reader:
+def open_object(
+    bucket: Bucket,
+    source: str | ObjectInfo,
+    *,
+    follow_links: bool = True,
+    verify: bool = True,
+    start: Position | None = None,
+) -> Reader:
     """A reader of an object, by its name or by an info that is at hand (no request then).
 
     verify: False leaves the digest to the caller, who hashes the bytes anyway; sizes and counts are checked always.
+    start: where an earlier reader of the same nuid stood; the digest is the caller's then.
     """
-    return Reader(bucket, source, follow_links=follow_links, verify=verify)
+    return Reader(bucket, source, follow_links=follow_links, verify=verify, start=start)

@@ -16,6 +16,7 @@ Go can't parse nats-py's empty one.
 from __future__ import annotations
 
 import json
+import re
 from base64 import urlsafe_b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64
@@ -30,6 +31,7 @@ DEFAULT_CHUNK_SIZE = 131072
 MAX_META = 1 << 20
 """A meta message over this size isn't parsed: it is far beyond what any client writes."""
 
+_NUID_FIELD = re.compile(rb'"nuid"\s{0,8}:\s{0,8}"([^"\\]{1,128})"')
 _ZERO_TIME = "0001-01-01T00:00:00Z"
 _DIGEST_PREFIX = "SHA-256="
 _URLSAFE = bytes.maketrans(b"-_", b"+/")
@@ -120,6 +122,24 @@ def marker(info: ObjectInfo, *, nuid: str) -> ObjectInfo:
     object that a rename has moved (DESIGN 6).
     """
     return ObjectInfo(bucket=info.bucket, name=info.name, nuid=nuid, deleted=True)
+
+
+def salvaged_nuid(payload: bytes) -> str:
+    """The nuid in a meta that `decode` refuses; "" when it has none, or one that is no single token.
+
+    Never raises. What is no JSON is searched for the last thing that looks like one: better a nuid too many is kept.
+    """
+    nuid: object = ""
+    try:
+        nuid = _document(payload).get("nuid") if len(payload) <= MAX_META else _last_nuid(payload)
+    except BadMetaError:
+        nuid = _last_nuid(payload)
+    return nuid if isinstance(nuid, str) and is_nuid(nuid) else ""
+
+
+def _last_nuid(payload: bytes) -> str:
+    found = _NUID_FIELD.findall(payload)
+    return found[-1].decode("ascii", "replace") if found else ""
 
 
 def digest_text(digest: bytes) -> str:

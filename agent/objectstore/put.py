@@ -14,7 +14,11 @@ A purge can fail too (the server is away, the process is killed). So whoever mus
 a journal first, hands it in as `nuid`, and keeps the journal's entry after any exception.
 
 Objects over 8 MiB carry `Nats-Msg-Id: <nuid>:<index>` in their chunks, which tells how far an upload has come; small
-ones don't, since the server remembers each id for two minutes.
+ones don't, since the server remembers each id for two minutes. Such an upload can go on later: with `keep` its chunks
+stay when it is broken off (cancelled, or the server is away), `prefix` finds out whether they are the object's
+beginning, and `resume` goes on behind it, under the same nuid. The source is read from its start all the same, since
+the digest is that of all bytes. A refusal says less then: an earlier attempt's meta may have been stored, so the leader
+is asked whether ours is there, and nothing is purged here.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from agent.objectstore.answers import check_taken, header_block
 from agent.objectstore.commit import EXPECTED, parse_ack, recover
 from agent.objectstore.errors_map import NotSentError
 from agent.objectstore.meta import DEFAULT_CHUNK_SIZE, ObjectInfo
+from agent.objectstore.prefix import Prefix
 from agent.objectstore.publish import Pending
 from agent.objectstore.source import BytesSource, Source, SourceLike, cut, new_digest, source_of
 from agent.objectstore.window import AbandonedError, ChunkWindow
@@ -73,6 +78,8 @@ async def put(
     chunk_size: int | None = None,
     size: int | None = None,
     purge_old: bool = True,
+    keep: bool = False,
+    resume: Prefix | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> ObjectInfo:
     """Store an object. Returns its info; revision is known, time_ns is this machine's clock.
@@ -83,7 +90,8 @@ async def put(
     expected_revision: None = whatever is there, 0 = nothing is there, n = exactly this revision. nuid: use this one and
     never another (see the module on journals); without it an upload that came into doubt is begun again with a fresh
     one when its source can be read again. purge_old: purge the chunks of the version that was replaced, at once; False
-    leaves them to the caller. on_progress: called with the bytes that are stored so far.
+    leaves them to the caller. keep: leave the chunks of an upload that was broken off; resume: what an earlier attempt
+    has stored under this nuid, of the same bytes. on_progress: called with the bytes that are stored so far.
 
     Raises RevisionError, UnknownOutcomeError, StoreFullError, SealedError, BucketError (a mirror), ObjectNameError,
     ChunksError, NotAllowedError, StoreUnavailableError; and what the source raises.
@@ -94,7 +102,8 @@ async def put(
         raise ObjectError(f"{nuid!r} can't be a nuid: it must be one word of printable characters")
     reader = source_of(source)
     expected_size = size if size is not None else reader.size
-    chunk_size = _chunk_size(bucket, chunk_size, expected_size)
+    resumed = resume if resume is not None and resume.chunks else None
+    chunk_size = _chunk_size(bucket, resumed.chunk_size if resumed else chunk_size, expected_size)
     old = await _old_version(bucket, name, expected_revision) if purge_old and expected_revision != 0 else None
     for attempt in range(1, _ATTEMPTS + 1):
         info = ObjectInfo(
@@ -112,6 +121,8 @@ async def put(
             info,
             size=size,
             ids=(expected_size or 0) > LARGE,
+            keep=keep,
+            resume=resumed,
             on_progress=on_progress,
         )
         try:
@@ -167,18 +178,25 @@ class _Upload:
         *,
         size: int | None,
         ids: bool,
+        keep: bool,
+        resume: Prefix | None,
         on_progress: Callable[[int], None] | None,
     ) -> None:
         self._bucket = bucket
         self._source = source
         self._info = info
         self._size = size
+        self._keep = keep
+        self._resume = resume
         self._window = ChunkWindow(bucket, info.nuid, ids=ids, on_progress=on_progress)
+        if resume is not None:
+            self._window.go_on(resume)
 
     async def send_chunks(self) -> None:
-        """All chunks are stored, or none will stay."""
+        """All chunks are stored, or none will stay (but with `keep`)."""
         digest = new_digest()
         sent = 0
+        stored = self._resume.size if self._resume is not None else 0
         window, source = self._window, self._source
         try:
             if isinstance(source, BytesSource) and len(source.data) <= min(self._info.max_chunk_size, 65536):
@@ -193,11 +211,12 @@ class _Upload:
                         async for chunk in pieces:
                             sent += len(chunk)
                             self._check_size(sent)
-                            await window.add(chunk)
+                            if sent > stored:
+                                await window.add(chunk)
                 self._check_size(sent, whole=True)
             await window.finish()
-        except BaseException:
-            await uninterrupted(self._discard())
+        except BaseException as error:
+            await uninterrupted(self._break_off(error))
             raise
         self._settle(size=sent, chunks=window.chunks, digest=digest.digest())
 
@@ -224,8 +243,8 @@ class _Upload:
             headers = header_block({"Nats-Rollup": "sub", EXPECTED: str(expected_revision)})
         try:
             pending = await self._send_meta(subject, payload, headers)
-        except BaseException:
-            await uninterrupted(self._discard())
+        except BaseException as error:
+            await uninterrupted(self._break_off(error))
             raise
         try:
             return await self._outcome(pending)
@@ -253,11 +272,23 @@ class _Upload:
             ack = parse_ack(self._bucket, message.data, what=f"write the meta of {info.bucket}/{info.name}")
         except UnknownOutcomeError as error:
             return await self._look(error)
-        except JetsyncError:
+        except JetsyncError as error:
+            if self._resume is not None:
+                return await self._refused(error)
             await uninterrupted(self._discard())
             raise
         self._settle(revision=ack["seq"], time_ns=time_ns())
         return info
+
+    async def _refused(self, error: JetsyncError) -> ObjectInfo:
+        """Perhaps because an earlier attempt under this nuid had succeeded, and its answer was lost."""
+        try:
+            newest = await objects.read(self._bucket, self._info.name)
+        except ObjectError:
+            raise error from None
+        if newest.nuid != self._info.nuid or newest.digest != self._info.digest:
+            raise error
+        return newest
 
     async def _look(self, cause: UnknownOutcomeError) -> ObjectInfo:
         """No answer came: what does the leader have? The fence sees to it that nothing of ours is queued there."""
@@ -273,6 +304,13 @@ class _Upload:
             await self._outcome(pending)
         except JetsyncError:
             pass  # refused: purged. Unknown: the caller's journal has the nuid
+
+    async def _break_off(self, error: BaseException) -> None:
+        """The meta hasn't been sent. What can go on later stays; but not when the store or the source refused."""
+        if self._keep and isinstance(error, StoreUnavailableError | asyncio.CancelledError):
+            self._window.forget()
+        elif self._resume is None:
+            await self._discard()
 
     async def _discard(self) -> None:
         """Purge our nuid, after what is still on its way. What fails here is found by the journal."""

@@ -10,7 +10,9 @@ be assumed: it may be stored or not, and others behind it may be (PROTOCOL 6, tr
     delete what is stored behind the last chunk that is proven, newest first, and check the count of what is left;
     send again from there: chunks are kept until they are acked.
 
-The count of stored chunks is checked once more at the end of an upload that had a doubt. When what is stored can't be
+The count of stored chunks is checked once more at the end of an upload that had a doubt, or that went on where an
+earlier one had stopped (`go_on`): something of that one may have come in late. Its ids are the same, so the server
+refuses one of two chunks that are the same; what it calls a duplicate is a doubt. When what is stored can't be
 explained, the upload is abandoned: AbandonedError, and the nuid with it.
 
 The window starts small and doubles while the socket is idle and we still wait, so it fits the delay of the line. When
@@ -21,6 +23,7 @@ a doubt raises it a little.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -29,6 +32,7 @@ from typing import TYPE_CHECKING
 from agent.errors import BucketError, ObjectNotFoundError, StoreUnavailableError
 from agent.objectstore import chunks
 from agent.objectstore.answers import Ack, header_block
+from agent.objectstore.prefix import Prefix
 from agent.objectstore.publish import SEND_BUDGET, Pending
 from agent.objectstore.source import Block
 from agent.objectstore.subjects import chunk_subject
@@ -77,9 +81,16 @@ class ChunkWindow:
         self._last_seq = 0
         self._doubts = 0
         self._doubts_in_a_row = 0
+        self._goes_on = ""
         self.chunks = 0
         self.size = 0
         self.sent_anything = False
+
+    def go_on(self, prefix: Prefix) -> None:
+        """So much is stored already; add() what comes behind it."""
+        self.chunks, self.size, self._last_seq = prefix.chunks, prefix.size, prefix.seq
+        self._goes_on = secrets.token_hex(4)  # chunks that are sent again need ids that no earlier attempt has used
+        self.sent_anything = True
 
     async def add(self, data: Block) -> None:
         """Send the next chunk; waits while the window is full. Raises the server's refusal, AbandonedError."""
@@ -103,7 +114,7 @@ class ChunkWindow:
         """Return when every chunk is stored, in order. Raises as add()."""
         while self._flight:
             await self._reap()
-        if self._doubts:
+        if self._doubts or self._goes_on:
             await self._check_count()
         elif self._publisher.window < SEND_BUDGET:
             self._publisher.window = min(SEND_BUDGET, self._publisher.window * 9 // 8)
@@ -132,7 +143,7 @@ class ChunkWindow:
         headers = b""
         if self._ids:
             # The server remembers an id that it has deleted since: a chunk that is sent again needs a new one.
-            again = f":{self._doubts}" if self._doubts else ""
+            again = f":{self._goes_on}{self._doubts}" if self._doubts else ""
             headers = header_block({"Nats-Msg-Id": f"{self._nuid}:{index}{again}"})
         sent.pending = await self._publisher.send_chunk(self._subject, sent.data, headers)
 

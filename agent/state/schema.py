@@ -16,7 +16,7 @@ from importlib.resources import files
 
 from agent.errors import StateError
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x6A657473  # "jets"
 _MIGRATION = re.compile(r"(\d{3,})\.sql")
 

@@ -290,6 +290,11 @@ class StateStore(StateReader):
         with self.transaction(durable=False):
             journal.add(self._db, entries)
 
+    def journal_give_up(self, entry: JournalEntry) -> bool:
+        """Make an upload's entry `old`: its nuid isn't used again. False when it isn't as given any more."""
+        with self.transaction(durable=False):
+            return journal.give_up(self._db, entry)
+
     def journal_remove(self, nuids: Iterable[str]) -> None:
         with self.transaction(durable=False):
             journal.remove(self._db, nuids)

@@ -13,13 +13,16 @@ are purged 30 s after the new meta, so that readers can finish; at once when the
 
 No chunk is purged that a meta may name: another client may have renamed the object, and the nuid with it. So nothing is
 purged before the metas have been followed to the newest of all, and no known name has the nuid then.
+
+An upload that may go on (`resume`) is waited for: its chunks stay for a day while its file and its name are as they
+were. So do the partial files of downloads, while they are wanted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from contextlib import suppress
 
 from agent.config.model import Mapping
@@ -27,6 +30,7 @@ from agent.directory import Directory
 from agent.errors import JetsyncError, ObjectNotFoundError, StoreUnavailableError
 from agent.objectstore import Bucket
 from agent.state import JournalEntry
+from agent.sync import resume
 from agent.sync.db import Db
 
 ORPHAN_SECONDS = 300
@@ -41,13 +45,22 @@ class Janitor:
     """Of one session. `active`: the nuids of uploads under way, which are left alone."""
 
     def __init__(
-        self, *, config: Mapping, bucket: Bucket, directory: Directory, db: Db, active: Container[str]
+        self,
+        *,
+        config: Mapping,
+        bucket: Bucket,
+        directory: Directory,
+        db: Db,
+        active: Container[str],
+        known: Callable[[], bool] = lambda: True,
     ) -> None:
+        """known: whether the rows have every name of the bucket by now."""
         self._config = config
         self._bucket = bucket
         self._directory = directory
         self._db = db
         self._active = active
+        self._known = known
         self._started = time.monotonic()
         self._started_ns = time.time_ns()
         self._idle_since: dict[str, float] = {}  # nuid -> when nobody worked on it any more
@@ -56,7 +69,7 @@ class Janitor:
         self._trash_at = 0.0
 
     async def start(self) -> None:
-        """Before the first action: staging files of an earlier process are of no use."""
+        """Before the first action: what an earlier process has left in staging is of no use, but for partials."""
         if not self._directory.read_only:
             await asyncio.to_thread(self._directory.sweep_staging)
 
@@ -78,9 +91,18 @@ class Janitor:
         async with self._lock:
             with suppress(StoreUnavailableError):
                 await self._purge_due()
+        await self._drop_partials()
         if not self._directory.read_only and time.monotonic() >= self._trash_at:
             self._trash_at = time.monotonic() + TRASH_SECONDS
             await asyncio.to_thread(self._directory.trash.expire, time.time())
+
+    async def _drop_partials(self) -> None:
+        if self._directory.read_only or not self._known():
+            return
+        kept = await asyncio.to_thread(self._directory.partials.kept)
+        if kept:
+            unwanted = await self._db(lambda store: resume.unwanted(store, kept, time.time()))
+            await asyncio.to_thread(self._directory.partials.drop, unwanted)
 
     async def _purge_due(self) -> None:
         now = time.time_ns()
@@ -118,6 +140,8 @@ class Janitor:
                 return False
             if await self._db(lambda store: store.find_nuid(entry.nuid)):
                 return entry.kind == "upload"
+            if entry.kind == "upload" and not await self._db(lambda store: store.journal_give_up(entry)):
+                return False  # an upload goes on with it
             await self._bucket.purge_chunks(entry.nuid)
         except StoreUnavailableError:
             raise
@@ -140,6 +164,11 @@ class Janitor:
                 return True
         except ObjectNotFoundError:
             pass
+        age = (time.time_ns() - entry.created_ns) / 1e9
+        if 0 <= age < resume.KEPT_SECONDS and await self._db(
+            lambda store: resume.is_wanted(store, self._config.prefix, entry)
+        ):
+            return None
         if entry.created_ns < self._started_ns:
             return time.monotonic() - self._started > DEAD_SESSION_SECONDS or None
         return time.monotonic() - self._idle_since[entry.nuid] > ORPHAN_SECONDS or None

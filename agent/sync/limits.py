@@ -17,6 +17,8 @@ SMALL_BYTES = 32 << 20
 LOTS_AT_ONCE = 3
 # Files up to this size are read or written whole, in one thread hop, and are one chunk on the wire.
 SMALL = 128 << 10
+# Files over this size go on where they stopped; their chunks carry ids (DESIGN section 6).
+RESUMED = 8 << 20
 
 
 class RateLimiter:

@@ -5,6 +5,10 @@ An upload reads the file through a descriptor whose state must be the row's sign
 last byte, and its digest must be the row's: only then is the meta published (a source that raises at its end makes
 `put` purge its chunks). So a file that changes while it is read is never published torn. A download is staged beside
 its target, verified by digest, and exchanged with the target under the row's expectation.
+
+What is over 8 MiB goes on where it stopped, within a run and after a restart: an upload behind the chunks that are
+stored under its journalled nuid (`resume` finds that), a download behind the bytes of its partial staged file, which
+are hashed again. If the digest of the whole is wrong then, it is begun anew, once.
 """
 
 from __future__ import annotations
@@ -15,13 +19,14 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from agent.core.entries import Entry, Local, Row
-from agent.directory import Directory, Staged
-from agent.errors import JetsyncError, StaleError
-from agent.objectstore import Bucket, ObjectInfo
-from agent.sync.limits import SMALL, Limits
+from agent.directory import Directory, Partial, Staged
+from agent.errors import ChunksError, DigestError, JetsyncError, StaleError, StoreUnavailableError
+from agent.objectstore import Bucket, ObjectInfo, Position, Prefix, uninterrupted
+from agent.sync.limits import RESUMED, SMALL, Limits
 from agent.sync.lots import Disk, check_digest, only
 
 BLOCK = 1 << 20
+REHASH = 16 << 20
 
 
 class Transfer:
@@ -58,8 +63,23 @@ class Transfer:
             if entry.size <= SMALL:
                 content = only(await asyncio.to_thread(self.disk.read, [(path, local, entry)]))
                 await self._limits.upload.take(entry.size)
-            source = content if content is not None else self._blocks(path, local, entry)
-            return await self._put(name, source, metadata, entry, expected_revision=expected_revision, nuid=nuid)
+            resume = await self._stored(path, nuid, entry.size)
+            source = content if content is not None else self._blocks(path, local, entry, stored=resume.size)
+            return await self._put(
+                name, source, metadata, entry, expected_revision=expected_revision, nuid=nuid, resume=resume
+            )
+
+    async def _stored(self, path: str, nuid: str | None, size: int) -> Prefix:
+        """What an earlier attempt has stored under the nuid.
+
+        :raises StaleError: it isn't the beginning of the object: the nuid is of no use any more
+        """
+        if nuid is None or size <= RESUMED:
+            return Prefix()
+        prefix = await self._bucket.stored_prefix(nuid, size=size)
+        if prefix is None:
+            raise StaleError(f"{path}: what was stored of it can't be gone on with")
+        return prefix
 
     async def _put(
         self,
@@ -70,6 +90,7 @@ class Transfer:
         *,
         expected_revision: int,
         nuid: str | None,
+        resume: Prefix | None = None,
     ) -> ObjectInfo:
         return await self._bucket.put(
             name,
@@ -79,6 +100,8 @@ class Transfer:
             nuid=nuid,
             size=entry.size,
             purge_old=False,
+            keep=nuid is not None and entry.size > RESUMED,
+            resume=resume,
         )
 
     async def download(self, row: Row, entry: Entry, bucket: Bucket, info: ObjectInfo, *, keep_as: str | None) -> Local:
@@ -92,7 +115,11 @@ class Transfer:
             if entry.size <= SMALL:
                 data = await self._fetch(bucket, info)
                 return only(await asyncio.to_thread(self.disk.write, [(row, entry, data)], keep_as=keep_as))
-            return await self._stream(row, entry, bucket, info, keep_as)
+            staged = await self._receive(row.path, entry, bucket, info)
+            try:
+                return await uninterrupted(asyncio.to_thread(self._finish, row, entry, staged, keep_as))
+            finally:
+                await asyncio.to_thread(staged.discard)
 
     # -- lots ----------------------------------------------------------------------------------------------------
 
@@ -123,10 +150,12 @@ class Transfer:
 
     # -- streams -------------------------------------------------------------------------------------------------
 
-    async def _blocks(self, path: str, local: Local, entry: Entry) -> AsyncIterator[bytes]:
+    async def _blocks(self, path: str, local: Local, entry: Entry, *, stored: int) -> AsyncIterator[bytes]:
+        """The file's bytes; the first `stored` of them aren't sent, and so pass the rate limit."""
         assert local.signature is not None
         file = await asyncio.to_thread(self._directory.open_read, path, local.signature)
         digest = hashlib.sha256()
+        done = 0
 
         def read() -> bytes:
             block: bytes = file.read(BLOCK)
@@ -135,7 +164,9 @@ class Transfer:
 
         try:
             while block := await asyncio.to_thread(read):
-                await self._limits.upload.take(len(block))
+                done += len(block)
+                if done > stored:
+                    await self._limits.upload.take(len(block))
                 yield block
             await asyncio.to_thread(file.confirm)
         finally:
@@ -143,21 +174,72 @@ class Transfer:
         if digest.digest() != entry.digest:
             raise StaleError(f"{path}: the content changed while the file's times did not")
 
-    async def _stream(self, row: Row, entry: Entry, bucket: Bucket, info: ObjectInfo, keep_as: str | None) -> Local:
-        staged = await asyncio.to_thread(self._directory.stage, row.path)
+    async def _receive(self, path: str, entry: Entry, bucket: Bucket, info: ObjectInfo) -> Staged:
+        """A staged file with all bytes of the object, not yet verified."""
+        partial = None
+        if entry.size > RESUMED and info.chunks > 1:
+            key = f"{bucket.name}\n{bucket.created}\n{info.nuid}\n{info.size}\n{info.chunks}"
+            stage = functools.partial(self._directory.stage_partial, path, key=key, digest=entry.digest)
+            partial = await asyncio.to_thread(stage)
+        if partial is not None:
+            return await self._go_on(partial, entry, bucket, info)
+        staged = await asyncio.to_thread(self._directory.stage, path)
         try:
             async with bucket.get(info, verify=False) as reader:
                 async for blocks in reader.groups():
                     await self._limits.download.take(sum(map(len, blocks)))
-                    await asyncio.to_thread(_write_all, staged, blocks)
-            await asyncio.to_thread(staged.finish, executable=entry.executable, mtime_ns=entry.mtime_ns)
-            check_digest(row.path, staged.digest, entry)
-            put = functools.partial(self._directory.put_file, row.path, staged, row.local, keep_as=keep_as)
-            return (await asyncio.to_thread(put)).local
-        finally:
+                    await uninterrupted(asyncio.to_thread(_write_all, staged, blocks))
+        except BaseException:
             await asyncio.to_thread(staged.discard)
+            raise
+        return staged
+
+    async def _go_on(self, partial: Partial, entry: Entry, bucket: Bucket, info: ObjectInfo) -> Partial:
+        """Receive what the partial lacks. It is kept when the store is away or we are cancelled; else it is removed."""
+        try:
+            resumed = partial.mark.size > 0
+            try:
+                await self._fill(partial, bucket, info)
+                if resumed:
+                    check_digest(partial.path, partial.digest_so_far, entry)
+            except (DigestError, ChunksError):
+                if not resumed:
+                    raise
+                await asyncio.to_thread(partial.restart)
+                await self._fill(partial, bucket, info)
+        except (StoreUnavailableError, asyncio.CancelledError):
+            partial.keep()
+            raise
+        except BaseException:
+            await asyncio.to_thread(partial.discard)
+            raise
+        return partial
+
+    async def _fill(self, partial: Partial, bucket: Bucket, info: ObjectInfo) -> None:
+        mark = partial.mark
+        while mark.size and not await uninterrupted(asyncio.to_thread(partial.rehash, REHASH)):
+            pass
+        start = Position(mark.chunks, mark.size, mark.seq) if mark.size else None
+        async with bucket.get(info, verify=False, start=start) as reader:
+            async for blocks in reader.groups():
+                position = reader.position
+                await self._limits.download.take(sum(map(len, blocks)))
+                await uninterrupted(asyncio.to_thread(_write_marked, partial, blocks, position))
+
+    # Threads that write a staged file are waited for also when we are cancelled: its descriptor is closed then.
+
+    def _finish(self, row: Row, entry: Entry, staged: Staged, keep_as: str | None) -> Local:
+        """In a thread: complete the staged file, verify it, and put it in place."""
+        staged.finish(executable=entry.executable, mtime_ns=entry.mtime_ns)
+        check_digest(row.path, staged.digest, entry)
+        return self._directory.put_file(row.path, staged, row.local, keep_as=keep_as).local
 
 
 def _write_all(staged: Staged, blocks: list[bytes]) -> None:
     for block in blocks:
         staged.write(block)
+
+
+def _write_marked(partial: Partial, blocks: list[bytes], position: Position) -> None:
+    _write_all(partial, blocks)
+    partial.note(chunks=position.chunks, seq=position.seq)

@@ -1,4 +1,4 @@
--- The state of one mapping, schema version 1. This file makes the latest version; migrations/NNN.sql brings an older one to NNN.
+-- The state of one mapping, schema version 2. This file makes the latest version; migrations/NNN.sql brings an older one to NNN.
 --
 -- One row per path. TEXT with the default BINARY collation in a UTF-8 database orders by the bytes of the UTF-8, which is
 -- the order of a scan. WITHOUT ROWID: the ordered pass over all paths reads the table from front to back, whatever the
@@ -65,7 +65,8 @@ CREATE TABLE journal (
   kind              TEXT    NOT NULL,
   expected_revision INTEGER NOT NULL,
   due_ns            INTEGER NOT NULL,
-  created_ns        INTEGER NOT NULL
+  created_ns        INTEGER NOT NULL,
+  source            TEXT    NOT NULL DEFAULT ''  -- what an upload that may go on reads
 ) WITHOUT ROWID;
 
 CREATE INDEX journal_due ON journal (due_ns);
