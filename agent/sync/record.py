@@ -106,7 +106,7 @@ class Record:
         operation = action.verb.value.partition("-")[0].replace("update", "metadata").replace("conflict", "download")
         self.metrics.transfer(operation, outcome.result.value, outcome.bytes_up + outcome.bytes_down, 0.0)
         if outcome.result is Result.APPLIED:
-            if action.verb is Verb.CONFLICT_COPY:
+            if action.verb is Verb.CONFLICT_COPY and action.row.path not in self._conflicts:
                 self.metrics.conflict()
             self.log.debug("applied", action=action.verb.value, path=action.row.path, to=action.to or None)
             self._once.clear(action.row.path)
