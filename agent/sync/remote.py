@@ -158,15 +158,15 @@ def executable_of(metadata: MappingOf[str, str]) -> bool | None:
 def _unreadable(message: MetaMessage, scope: Scope) -> tuple[str, Remote] | Outsider:
     """A meta that isn't one. When its name is a path of ours the path is an obstacle, so that nothing is done to it."""
     detail = str(message.error or "the meta message can't be read")
-    name = message.name
+    name, nuid = message.name, message.nuid
     path = name[len(scope.prefix) :] if name.startswith(scope.prefix) else ""
     if not name.startswith(scope.prefix):
-        return Outsider(name, message.revision, "")
+        return Outsider(message.key, message.revision, nuid)
     if not path or names.problem_of(path) is not None or names.reserved(path, repository=scope.repository):
-        return Outsider(name, message.revision, "", Reason.BAD_META, detail)
+        return Outsider(message.key, message.revision, nuid, Reason.BAD_META, detail)
     if not scope.filters.allows(path):
-        return Outsider(name, message.revision, "")
-    return path, Remote(Obstacle(Reason.BAD_META, detail), message.revision)
+        return Outsider(name, message.revision, nuid)
+    return path, Remote(Obstacle(Reason.BAD_META, detail), message.revision, nuid=nuid)
 
 
 def _directory_side(info: ObjectInfo) -> Entry | Obstacle:

@@ -255,7 +255,7 @@ class RemoteSide:
                 except TimeoutError as error:
                     raise StoreUnavailableError(f"the listing of bucket {bucket.name!r} came to a stop") from error
                 await self.store(batch.metas, cursor=None)
-                names = [message.name for message in batch.metas]
+                names = [message.key for message in batch.metas]
                 await self._db(functools.partial(StateStore.seen, listed=names))
                 caught_up = batch.caught_up
                 self._progress()
