@@ -10,13 +10,14 @@ against it. The same rules hold for local paths, so that whatever is found on on
     copy        STEM.conflict-AGENT-YYYYMMDDTHHMMSSZ-DIGEST8.EXT (DESIGN section 4)
 
 Names are compared as they are, byte for byte: no Unicode normalisation. Only `.jetsync` is reserved in every
-spelling of upper and lower case, because on a case-insensitive file system they all are our own control directory.
+spelling that a case-insensitive file system may take for it, because there they all are our own control directory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from datetime import UTC, datetime, timedelta
 
 from agent.core.entries import Entry, Obstacle, Reason
@@ -31,6 +32,9 @@ _COPY = re.compile(
     r"(?s:(?P<stem>.+))\.conflict-[A-Za-z0-9-]{1,32}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}(?P<suffix>\.[^./]+)?"
 )
 _LONGEST_MIDDLE = len(".conflict--YYYYMMDDTHHMMSSZ-DIGEST88") + 32  # with an agent of 32 characters
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+).match
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
@@ -99,7 +103,15 @@ def reserved_name(component: str, *, directory: bool) -> bool:
         return True
     if directory and component in ("lost+found", ".snapshot"):
         return True
-    return len(component) == len(CONTROL_DIRECTORY) and component.lower() == CONTROL_DIRECTORY
+    if component.isascii():
+        return len(component) == len(CONTROL_DIRECTORY) and component.lower() == CONTROL_DIRECTORY
+    return _as_compared(component) == CONTROL_DIRECTORY
+
+
+def _as_compared(component: str) -> str:
+    """How a case-insensitive file system compares names (ext4 and f2fs: case folded, without ignorable characters)."""
+    text = unicodedata.normalize("NFD", component).casefold()
+    return "".join(char for char in text if unicodedata.category(char) != "Cf" and not _IGNORABLE(char))
 
 
 def parents_of(path: str) -> list[str]:

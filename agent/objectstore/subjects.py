@@ -26,6 +26,7 @@ MAX_BUCKET_NAME = 240
 
 _BUCKET = re.compile(r"[a-zA-Z0-9_-]+")
 _NUID = re.compile(r"[!-)+\-/0-=?-~]{1,128}")  # printable ASCII, less space "." "*" ">": one literal token
+_META_DOTS = 3  # of $O.<bucket>.M.<name>; a bucket's name has none
 _URLSAFE = bytes.maketrans(b"-_", b"+/")
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -110,7 +111,11 @@ def last_token(subject: str) -> str:
 
 
 def name_of(subject: str) -> str:
-    """The object name in a meta subject. Raises BadMetaError when the last token isn't padded base64url of UTF-8."""
+    """The object name in a meta subject. Raises BadMetaError when it isn't the one subject that the name has.
+
+    Anybody may publish on `$O.b.M.x.YQ==`, or on another base64 of the same bytes: a meta there would pass for a newer
+    one of the object "a", while the clients, and every precondition, look at the subject that `meta_subject` gives.
+    """
     token = last_token(subject)
     try:
         name = a2b_base64(token.encode().translate(_URLSAFE), strict_mode=True).decode()
@@ -118,4 +123,6 @@ def name_of(subject: str) -> str:
         raise BadMetaError(f"the subject {subject[:200]!r} has no object name in it") from error
     if not name:
         raise BadMetaError(f"the subject {subject[:200]!r} has an empty object name in it")
+    if subject.count(".") != _META_DOTS or urlsafe_b64encode(name.encode()).decode() != token:
+        raise BadMetaError(f"the subject {subject[:200]!r} isn't the one of the object name in it")
     return name
