@@ -195,6 +195,8 @@ class _Structure:
             name = self.copies.name(upper.path, entry)
             if name:
                 upper.copy, upper.to, upper.reason = side, name, "file against directory"
+                for draft in self.drafts[start:end]:
+                    draft.deferred = draft.new_remote  # were the rename to fail, the bucket would hold both
                 return False
         for draft in self.drafts[start - 1 : end]:
             if draft is upper or draft.new_local or draft.new_remote or draft.do in (Do.DIVERGED, Do.CONFLICT):

@@ -175,7 +175,8 @@ class _Three:
     def _upload(self) -> Decision:
         assert self.local
         entry = self.local
-        unknown = self.ancestor is not None and self.ancestor.entry.executable is None
+        before = self.ancestor.entry if self.ancestor else None
+        unknown = before is not None and before.kind is Kind.FILE and before.executable is None
         if self.rules.mode is Mode.TWO_WAY and unknown and self.remote and self.remote.executable:
             entry = replace(entry, executable=True)  # never agreed on: set wins, also beside a new content
         return Decision(Do.UPLOAD, self.ancestor, self._reason(), self._stripped(entry))

@@ -1,15 +1,18 @@
 """A world in memory for the planner: a directory, a bucket, and the rows between them.
 
 It does what the shell around the core does (look, plan, apply with expectations, commit), without IO and with faults on
-request: actions that fail or never run, hints that come late, in any order. It keeps the rules of the real sides: a
-directory can't hold "a" and "a/b", a bucket can; every write of an object has a new revision; a path is written only
-if it still is what the row says.
+request: actions that fail or never run, hints that come late, people who write between a plan and its doing, in any
+order. Worlds that share `remote` and `ticks` are several agents on one bucket. A world keeps the rules of the real
+sides: a directory can't hold "a" and "a/b", a bucket can; every write of an object has a new revision; a path is
+written only if it still is what the row says.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from agent.core import names
@@ -50,7 +53,7 @@ class World:
     dirty: set[str] = field(default_factory=set)
     trash: list[Entry] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    sequence: int = 100
+    ticks: Iterator[int] = field(default_factory=lambda: itertools.count(101))  # revisions and times; shared by worlds
     case_insensitive: bool = False
     looks: dict[str, Local] = field(default_factory=dict)  # what a look at each local path gives
     unreadable: set[str] = field(default_factory=set)  # local paths that hide what is below them
@@ -83,8 +86,7 @@ class World:
         self.rows[path] = Row(path, ancestor, self._look(path), self.remote[path])
 
     def _tick(self) -> int:
-        self.sequence += 1
-        return self.sequence
+        return next(self.ticks)
 
     # ---- what the shell does ----
 
@@ -174,9 +176,12 @@ class World:
         there = {name for one in self.local for name in [*names.parents_of(one), one.removesuffix("/")]}
         return next((name for name in sorted(there) if fold(name) == fold(path)), None)
 
-    def round(self, chance: random.Random | None = None, *, failing: float = 0.0) -> Plan:
+    def round(
+        self, chance: random.Random | None = None, *, failing: float = 0.0, between: Callable[[], None] = lambda: None
+    ) -> Plan:
         """Plan, settle, apply. Each action fails with the probability `failing`; what fails stays dirty."""
         made = self.plan()
+        between()
         for row in made.settled:
             self.rows[row.path] = row
             self.dirty.discard(row.path)
@@ -204,18 +209,25 @@ class World:
         except RefusedError as exc:
             self.refused.append(f"{action.verb} {action.path} {action.to}: {exc}")
 
+    def turn(
+        self, chance: random.Random | None = None, *, failing: float = 0.0, between: Callable[[], None] = lambda: None
+    ) -> bool:
+        """Look, plan, call `between`, apply. Whether there was nothing left to do."""
+        late = self.changed()
+        if chance and failing:
+            late = [path for path in late if chance.random() > failing]
+        for path in late:
+            self.look(path)
+        if not self.dirty and not self.changed():
+            between()
+            return True
+        made = self.round(chance, failing=failing, between=between)
+        return made.empty and not made.deferred and not self._open()
+
     def converge(self, chance: random.Random | None = None, *, failing: float = 0.0, rounds: int = 50) -> int:
         """Look and plan until nothing is left to do; the number of rounds. Fails when that takes too many."""
         for number in range(rounds):
-            late = self.changed()
-            if chance and failing:
-                late = [path for path in late if chance.random() > failing]
-            for path in late:
-                self.look(path)
-            if not self.dirty and not self.changed():
-                return number
-            made = self.round(chance, failing=failing)
-            if made.empty and not made.deferred and not self._open():
+            if self.turn(chance, failing=failing):
                 return number
         raise AssertionError(f"not converged after {rounds} rounds")
 
