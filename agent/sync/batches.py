@@ -64,6 +64,7 @@ class Batch:
 
     stages: tuple[tuple[Action, ...], ...] = ()
     nuids: dict[str, str] = field(default_factory=dict)
+    doomed: set[str] = field(default_factory=set)  # nuids of what will be replaced or deleted
     settled: list[str] = field(default_factory=list)
     deferred: list[str] = field(default_factory=list)
     held: bool = False
@@ -131,7 +132,7 @@ class Batches:
         self._seen: _Seen | None = None
         self._plan_at = 0.0
         self.busy: set[str] = set()
-        self.nuids: set[str] = set()  # of the uploads under way
+        self.nuids: set[str] = set()  # of the uploads under way, and of what they replace
         self.holds = Holds()
         self.draining = False
         self.paused = False
@@ -262,8 +263,29 @@ class Batches:
 
     def _journal(self, store: StateStore, batch: Batch) -> dict[str, str]:
         """Give every upload a nuid, and write it down before a chunk is sent under it."""
+        batch.doomed = self._journal_doomed(store, batch)
         uploads = [action for stage in batch.stages for action in stage if action.verb is Verb.UPLOAD]
         return journal_uploads(store, self._config.bucket, self._config.prefix, uploads)
+
+    def _journal_doomed(self, store: StateStore, batch: Batch) -> set[str]:
+        """Write down what will be nobody's when the actions have succeeded, in case nobody is left to do it then."""
+        actions = (action for stage in batch.stages for action in stage)
+        rows = [action.row for action in actions if action.verb in (Verb.UPLOAD, Verb.DELETE_REMOTE)]
+        old = [(row.remote.nuid, row.path) for row in rows if row.remote and row.remote.nuid and row.remote.chunks]
+        now = time.time_ns()
+        store.journal_add(
+            JournalEntry(
+                nuid=nuid,
+                bucket=self._config.bucket,
+                name=self._config.prefix + path,
+                kind="old",
+                expected_revision=0,
+                due_ns=now + OLD_CHUNKS_SECONDS * 1_000_000_000,
+                created_ns=now,
+            )
+            for nuid, path in old
+        )
+        return {nuid for nuid, _ in old}
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -298,7 +320,7 @@ class Batches:
                 if action.to:
                     self.busy.add(action.to)
         self._running += 1
-        self.nuids.update(batch.nuids.values())
+        self.nuids.update(batch.nuids.values(), batch.doomed)
         self._spawn(self._run(batch), f"batch {self._config.name}")
 
     def _go_on(self) -> bool:
@@ -316,7 +338,7 @@ class Batches:
     async def _finished(self, batch: Batch, untouched: list[Action]) -> None:
         self._running -= 1
         self._released += 1
-        self.nuids.difference_update(batch.nuids.values())
+        self.nuids.difference_update(batch.nuids.values(), batch.doomed)
         for action in untouched:
             self.busy.discard(action.row.path)
             self.busy.discard(action.to)

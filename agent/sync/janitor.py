@@ -9,7 +9,8 @@ connection or an unknown outcome leaves there is decided by a fresh read of the 
     otherwise, after 5 minutes                nobody is sending any more: purge the chunks
 
 The time counts from when nobody worked on the upload any more. Old chunks (of an object that we overwrote or deleted)
-are purged 30 s after the new meta, so that readers can finish; at once when the bucket is full.
+are purged 30 s after the new meta, so that readers can finish; at once when the bucket is full. They are in the journal
+before that meta is sent, and are forgotten when they still have a name after 5 minutes.
 
 No chunk is purged that a meta may name: another client may have renamed the object, and the nuid with it. So nothing is
 purged before the metas have been followed to the newest of all, and no known name has the nuid then.
@@ -138,8 +139,8 @@ class Janitor:
                 return True
             if not await self._is_followed():
                 return False
-            if await self._db(lambda store: store.find_nuid(entry.nuid)):
-                return entry.kind == "upload"
+            if await self._db(lambda store: store.find_nuid(entry.nuid)) or await self._is_in_place(entry):
+                return entry.kind == "upload" or self._is_aged(entry)
             if entry.kind == "upload" and not await self._db(lambda store: store.journal_give_up(entry)):
                 return False  # an upload goes on with it
             await self._bucket.purge_chunks(entry.nuid)
@@ -148,6 +149,20 @@ class Janitor:
         except JetsyncError:
             return False
         return True
+
+    async def _is_in_place(self, entry: JournalEntry) -> bool:
+        """Whether the object is still what it was when it was to be replaced. Rows may not know: filters change."""
+        if entry.kind != "old":
+            return False
+        try:
+            info = await self._bucket.info(entry.name)
+        except ObjectNotFoundError:
+            return False
+        return info.nuid == entry.nuid
+
+    def _is_aged(self, entry: JournalEntry) -> bool:
+        """Whether what was to be replaced or deleted has stayed: whoever replaces it later writes it down again."""
+        return not 0 <= time.time_ns() - entry.created_ns < ORPHAN_SECONDS * 1_000_000_000
 
     async def _is_followed(self) -> bool:
         """Whether every name that the bucket has now is known here."""
