@@ -2,7 +2,8 @@
 
 A conflict copy never gets a copy itself, and a name with 10 live copies gets no eleventh (DESIGN section 4): their
 conflicts are reported. The name of a copy is deterministic, so that a plan made twice asks for the same copy. When
-that name is in use (the same version came to a conflict before), the next free second is taken.
+that name is in use (the same version came to a conflict before), the next free second is taken. Unless it is the
+copy itself: an agent that is stopped right after it has given the local version its second name leaves both.
 """
 
 from __future__ import annotations
@@ -20,17 +21,28 @@ _SECOND = 1_000_000_000
 class Copies:
     """Gives out names of conflict copies within one plan.
 
-    taken: whether a path is in use on any side. live: how many live conflict copies a path has.
+    taken: whether a path is in use on any side. holds: whether it has this very content, and only here. live: how many
+    live conflict copies a path has.
     """
 
-    def __init__(self, rules: Rules, taken: Callable[[str], bool], live: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        taken: Callable[[str], bool],
+        holds: Callable[[str, Entry], bool],
+        live: Callable[[str], int],
+    ) -> None:
         self._rules = rules
         self._taken = taken
+        self._holds = holds
         self._live = live
         self._given: set[str] = set()
 
-    def name(self, path: str, entry: Entry) -> str | None:
-        """A free name for a copy of `entry`, which stands at `path`; None when it may not have one."""
+    def name(self, path: str, entry: Entry, *, kept: bool = False) -> str | None:
+        """A free name for a copy of `entry`, which stands at `path`; None when it may not have one.
+
+        kept: a name at which the copy is already will do.
+        """
         if path.endswith("/") or names.is_conflict_copy(path) or self._live(path) >= MAX_COPIES:
             return None
         for attempt in range(MAX_COPIES + 1):
@@ -43,7 +55,7 @@ class Copies:
             )
             if name is None:
                 return None
-            if name not in self._given and not self._taken(name):
+            if name not in self._given and (not self._taken(name) or (kept and self._holds(name, entry))):
                 self._given.add(name)
                 return name
         return None

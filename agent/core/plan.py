@@ -105,6 +105,7 @@ def plan(
     *,
     clashes: Sequence[Row] = (),
     taken: Callable[[str], bool] = lambda _: False,
+    holds: Callable[[str, Entry], bool] = lambda *_: False,
     copies: Callable[[str], int] = lambda _: 0,
     case_insensitive: bool = False,
     spelling: Callable[[str], str | None] = lambda _: None,
@@ -116,7 +117,8 @@ def plan(
     the others at least one with a local entry (or else with any local side) and one with a remote entry, where there
     are such. Unsettled rows are decided anew as if they were dirty, so the same should be given for them; the others
     are only looked at. What isn't given can't be considered: at worst an action finds its way blocked when it is
-    applied. taken: whether a path is in use on any side. copies: how many live conflict copies a path has.
+    applied. taken: whether a path is in use on any side; holds: whether it has this very content, and only locally.
+    copies: how many live conflict copies a path has.
     case_insensitive: of the local root; then `spelling` tells how a path is spelled there, or None (asked for what is
     to be created, and for the directories above it).
 
@@ -124,13 +126,17 @@ def plan(
     """
     drafts = _drafts(rows, clashes, rules)
     dirty = {row.path for row in rows}
-    giver = Copies(rules, lambda path: path in dirty or taken(path), copies)
+    giver = Copies(rules, lambda path: path in dirty or taken(path), holds, copies)
     resolve_structure(drafts, rules, giver)
     if case_insensitive and rules.mode.pulls:
         resolve_case(drafts, spelling)
     for draft in drafts:
         if draft.do is Do.KEEP_BOTH:
             _name_copy(draft, giver)
+    copied = {draft.to for draft in drafts if draft.to}
+    for draft in drafts:
+        if draft.path in copied:
+            draft.deferred = draft.acts  # a copy that is there already: it is sent when it has been looked at again
     ready = [draft for draft in drafts if not draft.deferred and not draft.context]
     pair_renames(ready, fold=fold if case_insensitive else None)
     return _assemble(drafts)
@@ -151,7 +157,7 @@ def _drafts(rows: Sequence[Row], clashes: Sequence[Row], rules: Rules) -> list[D
 def _name_copy(draft: Draft, giver: Copies) -> None:
     local = draft.row.local_side
     assert isinstance(local, Entry)
-    name = giver.name(draft.path, local)
+    name = giver.name(draft.path, local, kept=True)
     if name:
         draft.to = name
     else:

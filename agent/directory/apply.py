@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 
 from agent.core import names
 from agent.core.entries import Entry, Kind, Local, Reason
@@ -39,6 +40,14 @@ class Applied:
 
     local: Local
     displaced: str | None = None
+
+
+class _Kept(Enum):
+    """Whether a conflict copy has its name before the original is taken."""
+
+    NO = "no"
+    MADE = "made"
+    THERE = "there"
 
 
 class Applier:
@@ -135,14 +144,14 @@ class Applier:
     def _replace(self, new: Spot, target: Spot, path: str, expected: Local, keep_as: str | None) -> str | None:
         """Swap `new` in; the old version goes to the trash and, as `keep_as`, stays in the tree."""
         with self._trash.slot(path) as slot:
-            kept = self._keep(target, path, keep_as) if keep_as else None
+            kept = self._keep(target, path, expected, keep_as) if keep_as else None
             try:
                 place.replace(self._tree.can, new, target, slot, lambda spot: expect.check_moved(spot, path, expected))
             except BaseException:
-                if kept and keep_as:
+                if kept is _Kept.MADE and keep_as:
                     self._unkeep(keep_as)
                 raise
-            if keep_as and not kept:
+            if kept is _Kept.NO and keep_as:
                 self._install_new(slot, keep_as, durable=False)
             elif kept:
                 slot.unlink()
@@ -150,22 +159,23 @@ class Applier:
                 self._trash.discard(slot)
         return keep_as
 
-    def _keep(self, target: Spot, path: str, keep_as: str) -> bool:
+    def _keep(self, target: Spot, path: str, expected: Local, keep_as: str) -> _Kept:
         """Give the old version its second name before the first is taken, so that no crash can hide it in the trash.
 
-        False where there are no hard links. A copy of that name is accepted only if it is the same file already, left
-        by a crash right here.
+        NO where there are no hard links. A copy of that name is accepted if it is the same file already, left by a
+        crash right here, or another one of the same content.
         """
         with self._parent_for_write(keep_as, durable=False) as (fd, name):
             copy = Spot(fd, name)
             try:
                 os.link(target.name, name, src_dir_fd=target.fd, dst_dir_fd=fd, follow_symlinks=False)
             except FileExistsError as exc:
-                if copy.status().st_ino != target.status().st_ino:
+                if copy.status().st_ino != target.status().st_ino and not expect.has_content(copy, expected.side):
                     raise StaleError(f"{path}: its conflict copy's name {keep_as} is taken") from exc
+                return _Kept.THERE
             except OSError:
-                return False
-        return True
+                return _Kept.NO
+        return _Kept.MADE
 
     def _unkeep(self, keep_as: str) -> None:
         with self._tree.parent(keep_as) as (fd, name):

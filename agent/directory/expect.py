@@ -57,6 +57,17 @@ def check_moved(spot: Spot, path: str, expected: Local) -> os.stat_result:
     return status
 
 
+def has_content(spot: Spot, side: Entry | Obstacle) -> bool:
+    """Whether a file has the content of `side` now. Raises OSError."""
+    status = spot.status()
+    return (
+        isinstance(side, Entry)
+        and side.kind is Kind.FILE
+        and stat.S_ISREG(status.st_mode)
+        and _has_digest(spot, status, side)
+    )
+
+
 def _is_kind_of(status: os.stat_result, side: Entry | Obstacle) -> bool:
     """Signatures don't tell the kind, and an inode may come back as another one."""
     is_link = isinstance(side, Entry) and side.kind is Kind.LINK

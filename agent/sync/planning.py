@@ -37,7 +37,20 @@ def make_plan(store: StateStore, rows: list[Row], clashes: list[Row], rules: Rul
         row = store.row(path)
         return row.local is not None or row.remote_side is not None
 
-    return plan(rows, rules, clashes=clashes, taken=taken, copies=store.live_copies, case_insensitive=case_insensitive)
+    def holds(path: str, entry: Entry) -> bool:
+        row = store.row(path)
+        side = row.local_side
+        return row.remote_side is None and isinstance(side, Entry) and side.same_content(entry)
+
+    return plan(
+        rows,
+        rules,
+        clashes=clashes,
+        taken=taken,
+        holds=holds,
+        copies=store.live_copies,
+        case_insensitive=case_insensitive,
+    )
 
 
 def plan_all(store: StateStore, rules: Rules, *, case_insensitive: bool) -> Plan:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.entries import Entry, Kind, Local, Obstacle, Reason
-from agent.directory import Directory, expect
+from agent.directory import Directory, expect, place
 from agent.errors import PathError, StaleError
 from tests.directory.disk import (
     OLD_NS,
@@ -131,6 +131,31 @@ def test_a_conflict_copy_that_a_crash_left_half_made_is_completed(root: Path, di
 
     assert user_tree(root) == {"file": b"remote", "copy": b"local edit"}
     assert (root / "copy").stat().st_nlink == 1
+
+
+def test_another_file_of_the_same_content_is_as_good_a_conflict_copy(root: Path, directory: Directory) -> None:
+    write(root / "file", b"local edit")
+    write(root / "copy", b"local edit")
+
+    put(directory, "file", b"remote", read(directory, "file"), keep_as="copy")
+
+    assert user_tree(root) == {"file": b"remote", "copy": b"local edit"}
+
+
+def test_a_replacement_that_fails_leaves_the_copy_that_was_there(
+    root: Path, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(root / "file", b"local edit")
+    write(root / "copy", b"local edit")
+
+    def refuse(*_: object) -> None:
+        raise StaleError("changed in the moment it was to be replaced")
+
+    monkeypatch.setattr(place, "replace", refuse)
+    with pytest.raises(StaleError):
+        put(directory, "file", b"remote", read(directory, "file"), keep_as="copy")
+
+    assert user_tree(root) == {"file": b"local edit", "copy": b"local edit"}
 
 
 def test_a_file_that_changed_is_not_replaced(root: Path, any_directory: Directory) -> None:
