@@ -96,10 +96,11 @@ class Supervisor:
     async def __aexit__(self, *_: object) -> None:
         self._closing = True
         await self._stop_mappings()
-        for task in self._tasks.values():
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
+        left = set(self._tasks.values())
+        while left:  # Python 3.11's asyncio.wait_for, which nats-py uses, can swallow a cancellation: repeat it
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=1.0)
         await self._remotes.close()
         if self._connection is not None:
             await self._connection.close()
@@ -119,8 +120,9 @@ class Supervisor:
 
     async def _stop_mappings(self) -> None:
         """Drain: nothing new; what is under way ends, or is cancelled after a bounded time."""
-        for mapping in self._mappings.values():
-            await mapping.drain()
+        for name, mapping in self._mappings.items():
+            if not await mapping.drain():
+                self._tasks[f"mapping {name}"].cancel()
         tasks = [task for name, task in self._tasks.items() if name.startswith("mapping ")]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS)

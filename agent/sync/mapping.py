@@ -207,12 +207,17 @@ class MappingSync:
             read_only=self._dry,
         )
 
-    async def drain(self) -> None:
-        """Start nothing new and let what is under way end, for a bounded time; `run` returns."""
+    async def drain(self) -> bool:
+        """Start nothing new and let what is under way end; `run` returns.
+
+        False: nothing is under way, since no session has begun (it may wait for the server): `run` may be cancelled.
+        """
         self._stopping = True
         self._retry.set()
-        if self._session is not None:
-            self._session.drain()
+        if self._session is None:
+            return False
+        self._session.drain()
+        return True
 
     # -- what happened -------------------------------------------------------------------------------------------
 
