@@ -7,6 +7,7 @@ socket; otherwise the command does the work itself under the same lock.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -168,13 +169,15 @@ def version(json_: bool = JSON) -> None:
         print(f"jetsync {program_version()}")
 
 
-def ask_agent(config: Config, command: str, args: dict[str, Any]) -> dict[str, Any] | None:
-    """Let the running agent do it; None when none runs on this state directory."""
+def ask_agent(
+    config: Config, command: str, args: dict[str, Any], *, on_event: Callable[[Mapping[str, Any]], None] | None = None
+) -> dict[str, Any] | None:
+    """Let the running agent do it; None when none runs on this state directory. on_event: called with its progress."""
     from agent.control.client import call
 
     if not config.state_dir.is_dir():
         return None
-    return call(config.state_dir, command, args)
+    return call(config.state_dir, command, args, on_event=on_event)
 
 
 def parse_timeout(text: str) -> float:

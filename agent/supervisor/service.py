@@ -1,6 +1,7 @@
 """What the commands call: the agent until a signal, one `sync`, one `plan`. Results are the JSON of DESIGN section 3.
 
-The running agent answers the same questions through its control socket, with the same functions.
+The running agent answers the same questions through its control socket, with the same functions. What is asked of
+mappings one by one (conflicts, pauses, the trash, `verify`) is in `requests`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from agent.control.server import serve as serve_control
 from agent.objectstore import Connection
 from agent.observe.http import HttpServer
 from agent.observe.logging import get_logger
-from agent.supervisor import buckets
+from agent.supervisor import buckets, requests
 from agent.supervisor.wiring import Supervisor
 from agent.sync.report import Report
 
@@ -83,15 +84,29 @@ def handlers(supervisor: Supervisor) -> dict[str, Any]:
     async def plan(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
         return _result(await supervisor.plan(**_chosen(args, "names", "timeout")))
 
+    async def resolve(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
+        return await requests.resolve_conflict(supervisor, args)
+
+    async def verify(args: Mapping[str, Any], emit: Any) -> Mapping[str, Any]:
+        return await requests.verify_mappings(supervisor, args, emit)
+
+    home = requests.AgentHome(supervisor)
+
+    def at_home(command: str) -> Any:
+        async def handle(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
+            return await requests.HOME_WORK[command](home, args)
+
+        return handle
+
     def for_buckets(work: buckets.Work) -> Any:
         async def handle(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
             return await work(supervisor.config, supervisor.connection_now(), args)
 
         return handle
 
-    return {"status": status, "sync": sync, "plan": plan} | {
-        command: for_buckets(work) for command, work in buckets.WORK.items()
-    }
+    here = {"status": status, "sync": sync, "plan": plan, "resolve": resolve, "verify": verify}
+    here |= {command: at_home(command) for command in requests.HOME_WORK}
+    return here | {command: for_buckets(work) for command, work in buckets.WORK.items()}
 
 
 def _chosen(args: Mapping[str, Any], *keys: str) -> dict[str, Any]:

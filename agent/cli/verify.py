@@ -1,0 +1,115 @@
+"""`verify`: read every byte on both sides, tell what is damaged, and with --repair mend it from the good side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from agent.cli import render
+from agent.cli.commands import JSON, NAMES, TIMEOUT, ask_agent, parse_timeout
+from agent.cli.context import EXIT_FAILED, EXIT_PARTLY, Context, print_json, run_async, start_logging
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+_EXIT = {"ok": 0, "repaired": 0, "damaged": EXIT_PARTLY}
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(verify)
+
+
+def verify(
+    ctx: typer.Context,
+    names: list[str] = NAMES,
+    repair: bool = typer.Option(False, "--repair", help="Mend it from the good side; purge orphan chunks."),
+    json_: bool = JSON,
+    timeout: str = TIMEOUT,
+) -> None:
+    """Read every byte on both sides: damaged files, damaged objects, chunks that no object names."""
+    context: Context = ctx.obj
+    config = context.load()
+    args: dict[str, Any] = {"names": names or [], "repair": repair, "timeout": parse_timeout(timeout)}
+    with _progress() as on_event:
+        answer = ask_agent(config, "verify", args, on_event=on_event)
+        if answer is None:
+            start_logging(config)
+            from agent.supervisor import verify_alone
+
+            answer = run_async(lambda: verify_alone(config, args, on_event))
+    if json_:
+        print_json(answer)
+    else:
+        _show(answer["mappings"])
+    raise typer.Exit(exit_code(answer["mappings"]))
+
+
+def exit_code(reports: Sequence[Mapping[str, Any]]) -> int:
+    """0: all whole, or made so; 1: none could be read to its end; 3: damage is left, or one couldn't be read."""
+    codes = [_EXIT.get(report["state"], EXIT_FAILED) for report in reports]
+    if codes and all(code == EXIT_FAILED for code in codes):
+        return EXIT_FAILED
+    return EXIT_PARTLY if any(codes) else 0
+
+
+@contextmanager
+def _progress() -> Iterator[OnEvent]:
+    """A bar for each mapping on stderr, when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def on_event(event: Mapping[str, Any]) -> None:
+            name = str(event["name"])
+            if name not in bars:
+                bars[name] = progress.add_task(name, total=None)
+            if "total" in event:
+                progress.update(bars[name], total=event["total"])
+            if "done" in event:
+                progress.update(bars[name], completed=event["done"])
+
+        yield on_event
+
+
+def _show(reports: Sequence[Mapping[str, Any]]) -> None:
+    console = render.out()
+    for report in reports:
+        style = {"ok": "green", "repaired": "green", "damaged": "yellow"}.get(report["state"], "red")
+        text = Text(f"{report['name']}: ").append(report["state"], style=style)
+        read = render.human(report["bytes_local"] + report["bytes_remote"])
+        text.append(f": {report['checked_files']} files and {report['checked_objects']} objects read, {read}")
+        console.print(text)
+        _damage(console, report)
+        orphans = report["orphans"]
+        if orphans["nuids"]:
+            console.print(Text(f"  {orphans['chunks']} chunks that no object names, {render.human(orphans['bytes'])}"))
+        if orphans["young"]:
+            console.print(Text(f"  {orphans['young']} uploads that may still be under way were left alone"))
+        if report["purged"]:
+            console.print(Text(f"  {report['purged']} chunks purged"))
+        for error in report["errors"]:
+            console.print(Text(f"  error: {error}", style="yellow"))
+
+
+def _damage(console: Console, report: Mapping[str, Any]) -> None:
+    repaired = set(report["repaired"])
+    rows = [("file", damage) for damage in report["damaged_files"]]
+    rows += [("object", damage) for damage in report["damaged_objects"]]
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "DAMAGED", "PATH", "WHY"):
+        table.add_column(column, no_wrap=column != "WHY")
+    for kind, damage in rows:
+        mended = "repaired" if damage["path"] in repaired else ""
+        table.add_row(f"  {mended}", kind, render.printable(damage["path"]), damage["reason"])
+    console.print(table)
