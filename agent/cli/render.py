@@ -86,22 +86,21 @@ def status(answer: Mapping[str, Any]) -> None:
     console.print(table)
     for mapping in answer["mappings"]:
         if error := mapping["last_error"]:
-            console.print(
-                Text(f"{mapping['name']}: {error['message']}; {error['remedy']}".rstrip("; "), style="yellow")
-            )
+            text = f"{mapping['name']}: {error['message']}; {error['remedy']}".rstrip("; ")
+            console.print(Text(printable(text), style="yellow"))
         if mapping["watch_detail"]:
             console.print(Text(f"{mapping['name']}: {mapping['watch_detail']}", style="yellow"))
         for problem in mapping["problem_paths"][:SHOWN]:
-            console.print(Text(f"  {printable(problem['path'])}: {problem['reason']}: {problem['remedy']}"))
+            console.print(Text(f"  {printable(problem['path'])}: {problem['reason']}: {printable(problem['remedy'])}"))
 
 
 def _attention(console: Console, report: Mapping[str, Any]) -> None:
-    lines = [f"conflict: {printable(path)}" for path in report["conflicts"]]
-    lines += [f"conflict copy: {printable(path)}" for path in report["conflict_copies"]]
-    lines += [f"{item['reason']}: {printable(item['path'])}: {item['detail']}" for item in report["problems"]]
+    lines = [f"conflict: {path}" for path in report["conflicts"]]
+    lines += [f"conflict copy: {path}" for path in report["conflict_copies"]]
+    lines += [f"{item['reason']}: {item['path']}: {item['detail']}" for item in report["problems"]]
     lines += [f"error: {text}" for text in report["errors"]]
     for line in lines[:SHOWN]:
-        console.print(Text("  " + line, style="yellow"))
+        console.print(Text("  " + printable(line), style="yellow"))
     if len(lines) > SHOWN:
         console.print(Text(f"  and {len(lines) - SHOWN} more; see --json", style="yellow"))
     if report["skipped"]:
@@ -119,9 +118,9 @@ def human(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def printable(path: str) -> str:
-    """A path as it may be shown on a terminal: control characters escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in path)
+def printable(text: str) -> str:
+    """A path, or words that may have one in them, as they may be shown on a terminal: control characters escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def _style(state: str) -> str:

@@ -22,6 +22,9 @@ from agent.state.database import Database
 from agent.state.rows import REASONS
 
 
+_NAMELESS = "\udc00".encode("utf-8", "surrogatepass")
+
+
 @dataclass(frozen=True, slots=True)
 class OtherName:
     """A name of the bucket that is no path. nuid: "" for a delete marker. reason: None = nothing to tell anybody."""
@@ -46,8 +49,11 @@ def to_text(name: bytes) -> str:
 
 
 def printable(name: bytes) -> str:
-    """For people and JSON. It can't be taken for a path, since a path has no backslash."""
-    return name.decode("utf-8", "backslashreplace")
+    """For people and JSON. It can't be taken for a path, since a path has no backslash.
+
+    A meta under a subject without a name has that subject for one, behind a mark that no name has (`MetaMessage.key`).
+    """
+    return name.removeprefix(_NAMELESS).decode("utf-8", "backslashreplace")
 
 
 def put(database: Database, others: Sequence[OtherName]) -> int:
