@@ -23,6 +23,7 @@ from agent.core import names
 from agent.directory import dirfd, faults
 from agent.directory.dirfd import Tree
 from agent.directory.options import OWN
+from agent.directory.own import STAGING
 from agent.errors import LockedError, RootError
 
 FILE = "root.json"
@@ -98,25 +99,29 @@ class RootFile:
 
         :raises PathError, SpaceError: it can't be written
         """
-        with _own(self._tree) as fd:
-            temporary = f"{FILE}.{secrets.token_hex(4)}"
-            file = os.open(temporary, _CREATE, 0o644, dir_fd=fd)
+        with _own(self._tree) as own:
+            staging = dirfd.open_below(own, STAGING, own_device=self._tree.device)
+            temporary = f"{FILE}.{secrets.token_hex(4)}"  # in staging, which is swept when we are killed here
+            file = -1
             try:
+                file = os.open(temporary, _CREATE, 0o644, dir_fd=staging)
                 os.write(file, _encode(root))
                 os.fsync(file)
-                self._place(fd, temporary)
-                os.fsync(fd)
+                self._place(staging, temporary, own)
+                os.fsync(own)
             finally:
-                os.close(file)
+                if file >= 0:
+                    os.close(file)
                 with suppress(OSError):
-                    os.unlink(temporary, dir_fd=fd)
+                    os.unlink(temporary, dir_fd=staging)
+                os.close(staging)
 
-    def _place(self, fd: int, temporary: str) -> None:
+    def _place(self, staging: int, temporary: str, own: int) -> None:
         with suppress(FileExistsError):
             if self._tree.can.hard_links:
-                os.link(temporary, FILE, src_dir_fd=fd, dst_dir_fd=fd)
+                os.link(temporary, FILE, src_dir_fd=staging, dst_dir_fd=own)
             else:  # RACE: two agents at once may each write an id of their own here; the lock then tells
-                os.rename(temporary, FILE, src_dir_fd=fd, dst_dir_fd=fd)
+                os.rename(temporary, FILE, src_dir_fd=staging, dst_dir_fd=own)
 
     def write(self, root: RootId) -> None:
         """Raise the generation, durably. The file is locked.
