@@ -133,6 +133,13 @@ def test_different_mtimes_at_first_contact_are_recorded_and_left():
     assert decision.ancestor == Ancestor(replace(F1, mtime_ns=None), 1_000, 5)
 
 
+def test_mtimes_of_a_content_that_is_new_on_both_sides_are_recorded_and_left():
+    """As after a download whose agent was stopped before it could write that down: the new file has its own time."""
+    decision = reconcile(row(F2, replace(F1, mtime_ns=9_000), replace(F1, mtime_ns=None), mtimes=(10, 20)), TWO_WAY)
+    assert decision.do is Do.AGREE
+    assert decision.ancestor == Ancestor(replace(F1, mtime_ns=None), 9_000, None)
+
+
 def test_an_mtime_alone_is_no_edit():
     touched = replace(F1, mtime_ns=9_000)
     assert reconcile(row(F1, None, touched), TWO_WAY).do is Do.DELETE_REMOTE
