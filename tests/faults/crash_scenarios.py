@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.agent import Agent
-from tests.support.stock import Stock, meta_subject
+from tests.support.stock import Meta, Stock, meta_subject
 
 SECOND = 1_000_000_000
 LONG_AGO = 1_577_836_800 * SECOND  # 2020-01-01
@@ -95,15 +95,14 @@ class Place:
             name, nuid=nuid, size=len(content), chunks=len(pieces), digest=digest, metadata=metadata,
             options={"max_chunk_size": CHUNK},
         )  # fmt: skip
-        if before is not None and before.payload.get("chunks"):
-            self.stock.purge(self.bucket, before.payload["nuid"])
+        self._purge(before)
 
     def put_link(self, name: str, target: str) -> None:
-        self._meta(
-            name, nuid=secrets.token_hex(11), size=0, chunks=0,
-            options={"link": {"bucket": self.bucket, "name": self.prefix + target}},
-            metadata={"jetsync.mtime": stamp(LATER)},
-        )  # fmt: skip
+        before = self.stock.meta(self.bucket, self.prefix + name)
+        link = {"bucket": self.bucket, "name": self.prefix + target}
+        metadata = {"jetsync.mtime": stamp(LATER)}
+        self._meta(name, nuid=secrets.token_hex(11), size=0, chunks=0, options={"link": link}, metadata=metadata)
+        self._purge(before)
 
     def put_directory(self, name: str) -> None:
         digest = "SHA-256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU="
@@ -131,6 +130,10 @@ class Place:
             self.stock.api(f"STREAM.PURGE.OBJ_{self.bucket}", {"filter": subject})
         else:
             self._marker(name, nuid=secrets.token_hex(11))
+
+    def _purge(self, before: Meta | None) -> None:
+        if before is not None and before.payload.get("chunks"):
+            self.stock.purge(self.bucket, before.payload["nuid"])
 
     def _marker(self, name: str, **fields: Any) -> dict[str, Any]:
         before = self.stock.meta(self.bucket, self.prefix + name)
