@@ -312,8 +312,8 @@ class _Three:
     def _mtime(self, local: Entry, remote: Entry) -> str:
         """Which side's mtime is to be set on the other: "local", "remote" or "" (none).
 
-        Each is compared with its own value in the ancestor, never across sides; without an ancestor of this content they
-        are recorded: an agent that was stopped right after a download would take the new time for an edit.
+        Each is compared with its own value in the ancestor, never across sides; without an ancestor of this content
+        they are recorded: an agent that was stopped right after a download would take the new time for an edit.
         """
         if self.ancestor is None or not self.ancestor.entry.same_content(local):
             return ""
