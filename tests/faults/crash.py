@@ -1,7 +1,8 @@
 """jetsync, stopped hard at a chosen step: `os._exit(137)`, no cleanup, as if the machine had taken the process away.
 
     python -m tests.faults.crash [--at N | --after N] [--steps FILE] -- sync -c config.yaml
-    python -m tests.faults.crash --serve          # jobs as JSON lines on stdin, a fork for each: see `Crashes`
+    python -m tests.faults.crash --plain -- run -c config.yaml   # only the patience with consumers is shortened
+    python -m tests.faults.crash --serve      # jobs as JSON lines on stdin, a fork for each: see `Crashes`
 
 A step is one effect that somebody else could see: a message to the server that changes something (chunk, meta, marker,
 purge, consumer, stream), the answer to a meta, a commit of the state, and each call to the system that makes, changes,
@@ -207,17 +208,19 @@ def _flush(client: Any) -> None:
     time.sleep(0.02)  # the server reads it before it sees that the connection has ended
 
 
-def shorten_graces() -> None:
+def shorten_graces(*, consumers_only: bool = False) -> None:
     """What waits until readers, writers and the server have had their time is done at once."""
     from agent.objectstore import consumer
     from agent.sync import batches, janitor
 
-    for module, constant, value in (
-        (janitor, "ORPHAN_SECONDS", 0),
-        (janitor, "DEAD_SESSION_SECONDS", 0),
-        (batches, "OLD_CHUNKS_SECONDS", 0),
-        (consumer, "INACTIVE", CONSUMER_SECONDS * 1_000_000_000),
-    ):
+    graces: list[tuple[Any, str, int]] = [(consumer, "INACTIVE", CONSUMER_SECONDS * 1_000_000_000)]
+    if not consumers_only:
+        graces += [
+            (janitor, "ORPHAN_SECONDS", 0),
+            (janitor, "DEAD_SESSION_SECONDS", 0),
+            (batches, "OLD_CHUNKS_SECONDS", 0),
+        ]
+    for module, constant, value in graces:
         assert hasattr(module, constant), f"{module.__name__} has no {constant} any more"
         setattr(module, constant, value)
 
@@ -248,9 +251,18 @@ def run(argv: Sequence[str], *, at: int | None, after: int | None, steps: Path |
     os._exit(code)
 
 
+def run_plain(argv: Sequence[str]) -> NoReturn:
+    """Run a command as it is, but for the time after which the server drops a consumer that nobody reads from."""
+    from agent.cli import run as run_command
+
+    shorten_graces(consumers_only=True)
+    sys.exit(run_command(argv))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.crash")
     parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--plain", action="store_true")
     parser.add_argument("--at", type=int)
     parser.add_argument("--after", type=int)
     parser.add_argument("--steps", type=Path)
@@ -259,6 +271,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.serve:
         serve()
+    elif arguments.plain:
+        run_plain(arguments.command)
     else:
         run(arguments.command, at=arguments.at, after=arguments.after, steps=arguments.steps, poor=arguments.poor)
 
