@@ -296,7 +296,7 @@ class Batches:
         None when nothing may be started now, or the path has an action under way.
         """
         path = action.row.path
-        if path in self.busy or not self._go_on():
+        if path in self.busy or not self._go_on() or self.paused or self.stop is not None:
             return None
         batch = Batch(stages=((action,),))
         batch.nuids = await self._db(lambda store: self._journal(store, batch))
