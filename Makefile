@@ -56,14 +56,15 @@ bench: install ## the benchmarks
 	@ls benchmarks/*.py >/dev/null 2>&1 || { echo "there are no benchmarks yet"; exit 0; }; \
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python "$$file" || exit 1; done
 
-faults: install ## the fault tests
-	@ls tests/faults/test_*.py >/dev/null 2>&1 || { echo "there are no fault tests yet"; exit 0; }; \
-	$(BIN)/pytest -m "slow or not slow" tests/faults
+faults: install ## the breaking machine: SEEDS=n runs (25; 1000 for a release), or SEED=x alone
+	JETSYNC_FAULTS_SEEDS=$(SEEDS) JETSYNC_FAULTS_SEED=$(SEED) $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 \
+	  --dist worksteal $(if $(SEED),,-m "slow or not slow") $(if $(SEED),tests/faults/test_machine.py tests/faults/test_planner.py,tests/faults)
 
-soak: install ## the fault tests again and again, until SOAK (seconds, default 600) have passed
-	@ls tests/faults/test_*.py >/dev/null 2>&1 || { echo "there are no fault tests yet"; exit 0; }; \
+soak: install ## the breaking machine with fresh seeds again and again, until SOAK (seconds, default 600) have passed
 	end=$$(( $$(date +%s) + $${SOAK:-600} )); \
-	while [ $$(date +%s) -lt $$end ]; do $(BIN)/pytest -q -m "slow or not slow" tests/faults || exit 1; done
+	while [ $$(date +%s) -lt $$end ]; do \
+	  JETSYNC_FAULTS_FROM=$$(date +%s)000 JETSYNC_FAULTS_SEEDS=$(SEEDS) $(BIN)/pytest -q -n $(WORKERS) --maxprocesses 8 \
+	    --dist worksteal tests/faults/test_machine.py tests/faults/test_planner.py || exit 1; done
 
 servers: install $(SERVERS) ## older nats-servers for the version tests (skipped without them)
 

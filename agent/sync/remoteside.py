@@ -7,9 +7,9 @@ Purges, renames by other clients and expiry leave no trace in the stream (PROTOC
 after catching up, at the start and at each rescan, the number of names on the server must equal the number of names
 known, or everything is listed once and what wasn't seen has vanished (`check`); and a live meta whose nuid is known
 under another name makes that name be read again (`suspect`), at once and, while both live, for a minute: other clients
-rename in two steps. Old servers don't tell all that is written in a burst (`_UNTOLD_BEFORE`): there everything is
-listed with each check, and when changes have come and it is quiet again. A name is taken for gone only when the leader has no meta of it, in the very stream that the rows
-are of.
+rename in two steps. A name is taken for gone only when the leader has no meta of it, in the very stream that the rows
+are of. Old servers don't tell all that is written in a burst (`_UNTOLD_BEFORE`): there everything is listed with each
+check, and when changes have come and it is quiet again.
 """
 
 from __future__ import annotations
