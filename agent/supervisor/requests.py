@@ -133,6 +133,8 @@ async def resolve_conflict(supervisor: Supervisor, args: Args) -> dict[str, Any]
             raise JetsyncError(f"mapping {mapping.name!r} is paused", remedy=f"jetsync resume {mapping.name}")
         seen = await running.on_store(lambda store: store.row(path))
         session, db = await running.session_that_knows()
+        if (stop := session.batches.stop) is not None:
+            raise JetsyncError(f"mapping {mapping.name!r} is halted: {stop.detail}", remedy=stop.remedy)
         return await resolve(Site.of(mapping, session, db), path, keep, seen=seen)
 
     def unreached(_: MappingSync, error: JetsyncError) -> Resolution:

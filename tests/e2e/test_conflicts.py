@@ -25,6 +25,8 @@ def with_agent(agent: Agent, how: str) -> Iterator[AgentProcess | None]:
         yield running
 
 
+pytestmark = pytest.mark.timeout(180)  # many commands, each a process of its own
+
 HOW = pytest.mark.parametrize("how", ["alone", "by the agent"])
 
 
@@ -224,6 +226,18 @@ def test_a_paused_mapping_resolves_nothing(make_agent: MakeAgent, stock: Stock, 
     assert read_tree(agent.directory()) == files({"a.txt": b"ours, changed"})
 
 
+def test_a_halted_mapping_resolves_nothing(make_agent: MakeAgent, stock: Stock, bucket: str):
+    agent = make_agent(conflicts="report", max_delete=1)
+    write_tree(agent.directory(), {"1": b"1", "2": b"2", "3": b"3"})
+    in_conflict(agent, stock, bucket)
+    for name in ("1", "2"):
+        (agent.directory() / name).unlink()
+    agent.sync(exit=3)
+
+    assert "jetsync approve files" in resolve(agent, "a.txt", "local", exit=1)["stderr"]
+    assert stock.get(bucket, "a.txt") == b"theirs"
+
+
 # -- one-way modes -----------------------------------------------------------------------------------------------------
 
 
@@ -414,9 +428,10 @@ def test_a_name_with_ten_live_copies_gets_no_eleventh(agent: Agent, stock: Stock
     assert read_tree(agent.directory()) == files({"a.txt": b"ours", **copies})
     assert "10 conflict copies" in resolve(agent, "a.txt", "both", exit=1)["stderr"]
     os.unlink(agent.directory() / next(iter(copies)))
-    agent.sync(exit=0)
-    assert len(conflicts(agent)["copies"]) == 10  # one went, and the conflict has made another
+    agent.sync(exit=3)
+    resolve(agent, "a.txt", "both")
     assert stock.get(bucket, "a.txt") == b"theirs"
+    assert len(read_tree(agent.directory())) == 11
 
 
 # -- the count ---------------------------------------------------------------------------------------------------------
