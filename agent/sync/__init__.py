@@ -1,8 +1,9 @@
 """One mapping's loop: hints -> settle -> look at dirty paths -> reconcile -> apply -> commit.
 
 Reading order: `mapping` (the life of one mapping) and `session` (its loop). What is seen: `hints`, `looks` and `local`
-(the directory -> rows), `feed`, `remote` and `remoteside` (metas -> rows). What is done: `batches` (rows -> plans),
-`stage`, `lots`, `execute`, `transfer` and `failures` (actions -> outcomes), `outcome` (outcomes -> rows). Beside that:
-`janitor` (old chunks), `rehash` (all bytes once per interval), `retry` (the one place that decides when to try again),
-`view` and `report`.
+(the directory -> rows), `feed`, `remote` and `remoteside` (metas -> rows). When to stop: `identity` (the root and the
+bucket aren't the ones they were) and `guard` (a plan would delete too much). What is done: `planning` and `batches`
+(rows -> plans), `stage`, `lots`, `execute`, `transfer` and `failures` (actions -> outcomes), `outcome` (outcomes ->
+rows). Beside that: `janitor` (old chunks), `rehash` (all bytes once per interval), `retry` (the one place that decides
+when to try again), `record`, `view` and `report` (what is told).
 """

@@ -77,8 +77,7 @@ class _Seen:
     """What the last plan depended on, besides the rows that were dirty then.
 
     dirtied: how many rows have become dirty. released: how often paths were given free again. looking, hints: looks
-    that ended, and hints that are left. holds: paths that wait after
-    failures.
+    that ended, and hints that are left. holds: paths that wait after failures. arriving: deletions wait for more.
     """
 
     dirtied: int
@@ -87,6 +86,7 @@ class _Seen:
     hints: int
     holds: int
     hold: Hold
+    arriving: bool
 
 
 class Batches:
@@ -122,8 +122,8 @@ class Batches:
         self._on_stop = on_stop
         self._guard = Guard(config, lambda store: plan_all(store, rules, case_insensitive=directory.case_insensitive))
         self._lost = 0
-        self._lost_at = 0.0
         self._lost_since = 0.0
+        self._lost_until = 0.0
         self._look_again = look_again
         self._running = 0
         self._held_since: float | None = None
@@ -138,6 +138,7 @@ class Batches:
         self.paused = False
         self.urgent = False  # somebody waits for it all to be done
         self.stop: Stop | None = None
+        self.undecided = False  # whether it still says stop isn't known yet
         self.held_back = False
         self._deletions_held = False
         self._alone: dict[str, asyncio.Future[Outcome | None]] = {}  # path -> who waits for an action that no plan made
@@ -154,12 +155,14 @@ class Batches:
             return False
         if self._running - self._runner.heavy >= BATCHES or self._running >= BATCHES_IN_ALL:
             return False
-        if (looking.searching or self.stop is not None) and now < self._plan_at:
+        if looking.searching and now < self._plan_at:
             return False
         held = self.holds.waiting(now)
         hold = self._to_hold(looking.quiet, looking.searching, now)
-        seen = _Seen(self._db.dirtied, self._released, looking.looks, looking.hints, len(held), hold)
-        if seen == self._seen:
+        arriving = now < self._lost_until
+        seen = _Seen(self._db.dirtied, self._released, looking.looks, looking.hints, len(held), hold, arriving)
+        self.undecided = seen != self._seen and self.stop is not None and now < self._plan_at
+        if seen == self._seen or self.undecided:
             return False
         skip = Absent(self.busy, looking.paths, held)
         batch = await self._db(lambda store: self._plan(store, skip, hold, now))
@@ -240,17 +243,11 @@ class Batches:
 
     def _arriving(self, lost: int, now: float) -> bool:
         """Whether deletions that count are still coming in: those are judged together (DESIGN section 6, "Brakes")."""
-        if lost > self._lost:
-            self._lost_at = now
-            self._lost_since = self._lost_since or now
-        self._lost = lost
         if lost < self._guard.limit.floor or self.urgent:
-            self._lost_since = 0.0
-            return False
-        if now - self._lost_at >= ARRIVING_SECONDS or now - self._lost_since >= HELD_SECONDS:
-            self._lost_since = 0.0
-            return False
-        return True
+            self._lost, self._lost_since, self._lost_until = lost, now, 0.0
+        elif lost > self._lost:
+            self._lost, self._lost_until = lost, min(now + ARRIVING_SECONDS, self._lost_since + HELD_SECONDS)
+        return now < self._lost_until
 
     def _take_up(self, store: StateStore, batch: Batch, made: Plan) -> None:
         batch.stages = made.stages

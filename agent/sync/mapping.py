@@ -116,6 +116,8 @@ class MappingSync:
         directory = await self._open_directory(self._db)
         try:
             opened = await self._open_bucket(self._db)
+            stop = await self._db(identity_is_well)
+            self.record.stopped(stop)
             self._session = Session(
                 config=self.config,
                 agent_name=self._agent_name,
@@ -134,6 +136,7 @@ class MappingSync:
                 failed=self.record.waits,
                 dry=self._dry,
             )
+            self._session.stopped(stop)
             self._session.pause(paused=await self._db(lambda store: store.kv_get("paused") is not None))
             self.record.session_begins(self.config.bucket)
             self._began.set()
@@ -176,7 +179,6 @@ class MappingSync:
             status = await opened.bucket.status()
             await db(lambda store: check_bucket(store, self.config, status))
             await db(lambda store: store.kv_set("bucket_seen", "1"))
-        self.record.stopped(await db(identity_is_well))
         return opened
 
     async def _rest(self, error: JetsyncError, seconds: float) -> None:

@@ -293,6 +293,8 @@ class Session:
             goal for goal in self._goals if goal.scan <= self.local.scanned and goal.check <= self.remote.checked
         ]
         dirty = [] if self._dry else await self._db(lambda store: [row.path for row in store.dirty(1000)])
+        if self.batches.undecided:
+            return
         stopped = self.batches.stop is not None or self.batches.paused
         if not stopped and not all(self.batches.holds.hopeless(path) for path in dirty):
             return
@@ -377,6 +379,10 @@ class Session:
         """The connection is back: what failed may be tried at once."""
         self.batches.holds.retry_all()
         self._wake.set()
+
+    def stopped(self, stop: Stop | None) -> None:
+        """What the guard has said in an earlier session."""
+        self.batches.stop = stop
 
     def pause(self, *, paused: bool) -> None:
         """Begin nothing new, or go on."""
