@@ -26,6 +26,7 @@
     │   ├── StaleError               the path isn't what was expected any more; look again
     │   ├── PathError                a path can't be read, written or represented; carries a Reason
     │   └── SpaceError               no space or quota left on the device
+    │       └── ShortageError        too few descriptors or too little memory: says nothing about the device
     ├── HaltError                    3: a mapping stopped for safety until a person approves, or the cause goes away
     └── StateError                   the state store can't be opened, is newer than this program, or is corrupt
 
@@ -206,6 +207,10 @@ class PathError(DirectoryError):
 
 class SpaceError(DirectoryError):
     transient = True
+
+
+class ShortageError(SpaceError):
+    pass
 
 
 class HaltError(JetsyncError):

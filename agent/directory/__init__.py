@@ -11,6 +11,7 @@ from agent.directory.partial import Kept, Partial
 from agent.directory.read import OpenFile
 from agent.directory.root import Directory
 from agent.directory.scan import Hint, Scan
+from agent.directory.space import Reservation, Room
 from agent.directory.stage import Staged
 from agent.directory.syscalls import Capabilities
 from agent.directory.trash import TrashEntry
@@ -28,6 +29,8 @@ __all__ = [
     "Look",
     "OpenFile",
     "Partial",
+    "Reservation",
+    "Room",
     "Scan",
     "Staged",
     "TrashEntry",

@@ -11,7 +11,7 @@ import errno
 from types import TracebackType
 
 from agent.core.entries import Obstacle, Reason
-from agent.errors import DirectoryError, PathError, SpaceError, StaleError
+from agent.errors import DirectoryError, PathError, ShortageError, SpaceError, StaleError
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -35,6 +35,11 @@ _REMEDIES = {
 def is_absent(exc: OSError) -> bool:
     """Whether a failed look proves that nothing is at the path."""
     return exc.errno in _ABSENT
+
+
+def is_full(exc: OSError) -> bool:
+    """Whether there is no space, or no quota, left."""
+    return exc.errno in _NO_SPACE
 
 
 def structure_clash(path: str, detail: str) -> PathError:
@@ -101,5 +106,5 @@ def obstacle(exc: OSError, path: str) -> Obstacle:
     return Obstacle(Reason.UNREADABLE, f"{exc.strerror or exc}" + (f"; {remedy}" if remedy else ""))
 
 
-def _shortage(what: str) -> SpaceError:
-    return SpaceError(what, remedy="raise the limit of open files (ulimit -n, LimitNOFILE=) or the memory limit")
+def _shortage(what: str) -> ShortageError:
+    return ShortageError(what, remedy="raise the limit of open files (ulimit -n, LimitNOFILE=) or the memory limit")

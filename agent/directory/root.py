@@ -32,6 +32,7 @@ from agent.directory.own import OwnPlace
 from agent.directory.partial import Partial, Partials
 from agent.directory.read import OpenFile, Reader
 from agent.directory.scan import Scan
+from agent.directory.space import Space
 from agent.directory.stage import Staged, Staging
 from agent.directory.syscalls import Capabilities
 from agent.directory.trash import Trash
@@ -53,6 +54,7 @@ class Directory:
         self._reader = Reader(self._looker)
         self._staging = Staging(self._own, file_mode=options.file_mode)
         self.partials = Partials(self._own, file_mode=options.file_mode)
+        self.space = Space(tree)
         self.trash = Trash(self._own, keep=options.trash)
         self._applier = Applier(tree, options, self._staging, self.trash)
         self._case_insensitive: bool | None = None

@@ -4,6 +4,9 @@ What happens within a minute shares one batch directory, unless a path would com
 deletions make one directory, and each version of a path still has its own name. A slot is handed out before the file
 moves, because files enter the trash by the very rename that takes them off their place: there is no moment at which a
 crash could leave them elsewhere. Without trash (`trash: 0s`) files take the same way and are then removed.
+
+The trash is bounded by age (`expire`) and by size (`trim`): it never holds more than half of what would be free without
+it, and gives way when the file system is full. The oldest batches go first.
 """
 
 from __future__ import annotations
@@ -22,12 +25,16 @@ from typing import NamedTuple
 from agent.directory import faults
 from agent.directory.dirfd import Beneath
 from agent.directory.own import TRASH, OwnPlace
+from agent.directory.space import Room, Space
 from agent.errors import StaleError
 
 _BATCH = re.compile(r"(\d{8}T\d{6}Z)-(\d+)")
 _BATCH_SECONDS = 60.0
 _BATCH_PATHS = 10_000
 _ATTEMPTS = 10
+SHARE = 0.5
+"""Of the free space and the trash together, what the trash may hold."""
+_BLOCK = 512  # of st_blocks
 
 
 class Spot(NamedTuple):
@@ -58,23 +65,30 @@ class Trash:
 
     def __init__(self, own: OwnPlace, *, keep: float) -> None:
         self._own = own
+        self._space = Space(own.tree)
         self.keep = keep
         self._lock = threading.Lock()
         self._batch = ""
         self._began = 0.0
         self._paths: set[str] = set()
+        self._sizes: dict[str, int] = {}  # of batches that have ended
 
     @contextmanager
     def slot(self, path: str) -> Iterator[Spot]:
         """A free place for what stands at `path`; nobody else gets the same. Raises OSError, PathError, SpaceError."""
         for _ in range(_ATTEMPTS):
-            batch = self._batch_for(path)
+            batch = ""
             try:
+                batch = self._batch_for(path)
                 fd = self._open_parent(f"{batch}/{path}")
             except (NotADirectoryError, FileNotFoundError):
                 # A file of this batch stands where a directory is needed, or somebody has cleared the trash.
                 self._end_batch(batch)
                 continue
+            except OSError as exc:
+                if faults.is_full(exc) and self.trim(self._space.look(), now=True):
+                    continue
+                raise
             spot = Spot(fd, path.rpartition("/")[2])
             try:
                 if _is_free(spot):
@@ -110,6 +124,36 @@ class Trash:
             _remove(top, batch)
         return len(expired)
 
+    def trim(self, room: Room, *, now: bool = False) -> int:
+        """Remove the oldest batches while the trash holds more than its share, or less than the floor is free.
+
+        now: remove one at least, since space is needed that `room` doesn't show (a quota). Returns how many bytes that
+        gave.
+        """
+        top = self._find()
+        batches = _batches(top.fd) if top else []
+        if top is None or not batches:
+            return 0
+        sizes = {batch: self._size(top, batch) for batch, _ in batches}
+        self._sizes = {batch: size for batch, size in sizes.items() if batch != self._batch}
+        held = sum(sizes.values())
+        most = (room.free + held) * SHARE
+        gained = 0
+        for batch, _ in batches:
+            if not (held - gained > most or room.free + gained < room.floor or (now and not gained)):
+                break
+            self._end_batch(batch)
+            _remove(top, batch)
+            gained += sizes[batch]
+            self._sizes.pop(batch, None)
+        return gained
+
+    def _size(self, top: Beneath, batch: str) -> int:
+        """What the batch takes on the disk. A batch that has ended only gets smaller, by what is restored from it."""
+        if batch in self._sizes and batch != self._batch:
+            return self._sizes[batch]
+        return sum(status.st_blocks * _BLOCK for _, status in _files_below(top, batch) if status.st_nlink == 1)
+
     @contextmanager
     def kept(self, path: str, batch: str | None = None) -> Iterator[Spot | None]:
         """The newest version of `path` (or that of a batch); None when there is none. Raises OSError."""
@@ -122,6 +166,7 @@ class Trash:
                     spot = Spot(fd, name)
                     if _is_free(spot) or stat.S_ISDIR(spot.status().st_mode):
                         continue
+                    self._sizes.pop(candidate, None)
                     yield spot
                     return
             except (FileNotFoundError, NotADirectoryError):

@@ -23,9 +23,11 @@ from agent.core.plan import Action, Plan, Verb
 from agent.core.reconcile import Rules
 from agent.directory import Directory
 from agent.errors import StoreFullError, StoreUnavailableError
+from agent.observe.logging import get_logger
 from agent.state import JournalEntry, StateStore
 from agent.sync.db import Db
 from agent.sync.execute import Executor
+from agent.sync.gates import Direction, Gates, is_disk_full
 from agent.sync.guard import Guard, Stop, losses
 from agent.sync.hints import Absent, Looking
 from agent.sync.local import Spawn, Step
@@ -105,7 +107,7 @@ class Batches:
         spawn: Spawn,
         on_outcomes: Callable[[list[Outcome]], None],
         online: Callable[[], bool],
-        on_full: Callable[[], None],
+        on_full: Callable[[bool], None],
         on_stop: Callable[[Stop | None], None],
         look_again: Callable[[list[str]], None],
     ) -> None:
@@ -134,6 +136,7 @@ class Batches:
         self.busy: set[str] = set()
         self.nuids: set[str] = set()  # of the uploads under way, and of what they replace
         self.holds = Holds()
+        self.gates = Gates(get_logger(mapping=config.name), self.holds)
         self.draining = False
         self.paused = False
         self.urgent = False  # somebody waits for it all to be done
@@ -147,6 +150,15 @@ class Batches:
     def idle(self) -> bool:
         return self._running == 0
 
+    def hopeless(self, path: str) -> bool:
+        """Whether a one-shot run should give the path up for now."""
+        return self.holds.hopeless(path) or self.gates.hopeless(path)
+
+    def retry_all(self) -> None:
+        """Somebody asked, or the connection is back: what failed may be tried at once."""
+        self.holds.retry_all()
+        self.gates.retry_all()
+
     async def advance(self, looking: Looking) -> bool:
         """Plan the dirty rows and start a batch; returns whether anything was found to do."""
         loop = asyncio.get_running_loop()
@@ -157,6 +169,8 @@ class Batches:
             return False
         if looking.searching and now < self._plan_at:
             return False
+        if self.gates.due(now):
+            self._released += 1
         held = self.holds.waiting(now)
         hold = self._to_hold(looking.quiet, looking.searching, now)
         arriving = now < self._lost_until
@@ -164,9 +178,11 @@ class Batches:
         self.undecided = seen != self._seen and self.stop is not None and now < self._plan_at
         if seen == self._seen or self.undecided:
             return False
-        skip = Absent(self.busy, looking.paths, held)
+        waiting = self.gates.waiting(now)
+        skip = Absent(self.busy, looking.paths, held, waiting)
         batch = await self._db(lambda store: self._plan(store, skip, hold, now))
-        self._seen = seen
+        more = self.gates.waiting(now) != waiting  # others may stand behind those that wait now
+        self._seen = None if more else seen
         if batch.stop is not None or self.stop is not None:
             self._stopped(batch.stop, cost=loop.time() - now)
         self._waiting = batch.waiting
@@ -183,7 +199,7 @@ class Batches:
             # What is held is looked through again and again while the search goes on: in proportion to what that costs.
             if batch.stop is None:
                 self._plan_at = loop.time() + max(0.02, 3 * (loop.time() - now)) if batch.held else 0.0
-            return False
+            return more
         self._start(batch)
         return True
 
@@ -220,7 +236,7 @@ class Batches:
             batch, made = self._made(store, dirty, skip, replace(hold, deletions=True))
         batch.stop = self._guard.judge(store, made, time.time())
         if batch.stop is None:
-            self._take_up(store, batch, made)
+            self._take_up(store, batch, made, now)
         return batch
 
     def _made(self, store: StateStore, dirty: list[Row], skip: Absent, hold: Hold) -> tuple[Batch, Plan]:
@@ -249,8 +265,8 @@ class Batches:
             self._lost, self._lost_until = lost, min(now + ARRIVING_SECONDS, self._lost_since + HELD_SECONDS)
         return now < self._lost_until
 
-    def _take_up(self, store: StateStore, batch: Batch, made: Plan) -> None:
-        batch.stages = made.stages
+    def _take_up(self, store: StateStore, batch: Batch, made: Plan, now: float) -> None:
+        batch.stages = self.gates.admit(made.stages, now)
         batch.settled = [row.path for row in made.settled if row.path in self.holds]
         batch.deferred = list(made.deferred)
         if made.settled or made.stages:
@@ -340,6 +356,7 @@ class Batches:
             self.busy.discard(action.row.path)
             self.busy.discard(action.to)
             self._tell(action.row.path, None)
+            self.gates.ended(action.row.path)
         nuids = [batch.nuids[action.row.path] for action in untouched if action.row.path in batch.nuids]
         if nuids:
             await self._db(lambda store: forget(store, nuids))
@@ -356,11 +373,17 @@ class Batches:
             path = outcome.action.row.path
             if outcome.result is Result.APPLIED:
                 self.holds.clear(path)
+                if opened := self.gates.applied(path, now):
+                    self.holds.clear(opened)
+                    self._released += 1
+            elif self.gates.failed(outcome, now):
+                self.holds.clear(path)
             else:
                 stale = outcome.result is Result.STALE or isinstance(outcome.error, StoreUnavailableError)
                 self.holds.failed(path, now, message=str(outcome.error), reason=outcome.reason, stale=stale)
-        if any(isinstance(outcome.error, StoreFullError) for outcome in outcomes):
-            self._on_full()
+        errors = [outcome.error for outcome in outcomes]
+        if any(isinstance(error, StoreFullError) for error in errors) or self.gates.closed(Direction.DOWNLOADS):
+            self._on_full(any(is_disk_full(error) for error in errors))
         self._on_outcomes(outcomes)
         for outcome in outcomes:
             self._tell(outcome.action.row.path, outcome)
@@ -384,6 +407,7 @@ class Batches:
     def _old_chunks(self, outcomes: list[Outcome]) -> Iterator[JournalEntry]:
         now = time.time_ns()
         full = any(isinstance(outcome.error, StoreFullError) for outcome in outcomes)
+        full = full or self.gates.closed(Direction.UPLOADS)
         for outcome in outcomes:
             for old in outcome.old_chunks:
                 yield JournalEntry(

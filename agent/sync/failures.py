@@ -20,6 +20,7 @@ from agent.errors import (
     ObjectNotFoundError,
     PathError,
     RevisionError,
+    ShortageError,
     SpaceError,
     StoreFullError,
 )
@@ -86,6 +87,6 @@ class Failures:
             outcome.look = list(outcome.paths)
         elif isinstance(error, StoreFullError):
             outcome.reason = Reason.BUCKET_FULL.value
-        elif isinstance(error, SpaceError):
+        elif isinstance(error, SpaceError) and not isinstance(error, ShortageError):
             outcome.reason = Reason.NO_SPACE.value
         return outcome

@@ -68,6 +68,7 @@ class Janitor:
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._trash_at = 0.0
+        self._no_room = False
 
     async def start(self) -> None:
         """Before the first action: what an earlier process has left in staging is of no use, but for partials."""
@@ -87,15 +88,30 @@ class Janitor:
         """Have `run` tidy now."""
         self._wake.set()
 
+    def make_room(self, *, disk: bool) -> None:
+        """The bucket is full, or the `disk`: have `run` tidy now, and give what can be given."""
+        self._no_room = self._no_room or disk
+        self._wake.set()
+
     async def tidy(self) -> None:
-        """Purge what is due and expire the trash. Errors of the store leave the entries for the next time."""
+        """Purge what is due, expire and trim the trash. Errors of the store leave the entries for the next time."""
         async with self._lock:
             with suppress(StoreUnavailableError):
                 await self._purge_due()
         await self._drop_partials()
-        if not self._directory.read_only and time.monotonic() >= self._trash_at:
+        if not self._directory.read_only:
+            await asyncio.to_thread(self._tidy_disk)
+
+    def _tidy_disk(self) -> None:
+        """In a thread: the trash within its age and its size; nothing that only waits is kept on a full disk."""
+        if time.monotonic() >= self._trash_at:
             self._trash_at = time.monotonic() + TRASH_SECONDS
-            await asyncio.to_thread(self._directory.trash.expire, time.time())
+            self._directory.trash.expire(time.time())
+        no_room, self._no_room = self._no_room, False
+        room = self._directory.space.look()
+        self._directory.trash.trim(room, now=no_room)
+        if room.low:
+            self._directory.partials.drop(self._directory.partials.kept())
 
     async def _drop_partials(self) -> None:
         if self._directory.read_only or not self._known():

@@ -12,7 +12,7 @@ import time
 
 from agent.core.entries import Obstacle
 from agent.core.plan import Verb
-from agent.errors import JetsyncError, StoreUnavailableError
+from agent.errors import JetsyncError, SpaceError, StoreFullError, StoreUnavailableError
 from agent.observe.logging import Once, get_logger
 from agent.observe.metrics import MappingMetrics
 from agent.observe.reasons import ErrorReason, of_problem
@@ -113,6 +113,8 @@ class Record:
         elif outcome.result is Result.FAILED:
             assert outcome.error is not None
             self.metrics.failure(outcome.error)
+            if isinstance(outcome.error, SpaceError | StoreFullError):
+                return  # said once for all that wait, where the direction is stopped
             if self._once.news(action.row.path, str(outcome.error)):
                 self.log.warning(
                     "action_failed", action=action.verb.value, path=action.row.path, error=str(outcome.error)

@@ -253,6 +253,7 @@ class Session:
         dues = [
             self.local.hints.next_due(now),
             self.batches.holds.next_due(now),
+            self.batches.gates.next_due(now),
             self._next_rescan - now,
             self.remote.next_due(),
             1.0 if self.batches.held_back else None,
@@ -296,7 +297,7 @@ class Session:
         if self.batches.undecided:
             return
         stopped = self.batches.stop is not None or self.batches.paused
-        if not stopped and not all(self.batches.holds.hopeless(path) for path in dirty):
+        if not stopped and not all(self.batches.hopeless(path) for path in dirty):
             return
         if not dirty and not self._dry and not stopped:
             if not self._settled_once:
@@ -363,7 +364,7 @@ class Session:
         """Look at everything on both sides, and wait until the mapping has settled."""
         self.local.scan()
         self.remote.check_wanted()
-        self.batches.holds.retry_all()
+        self.batches.retry_all()
         goal = Goal(self._loop.create_future(), self.local.wanted_scans, self.remote.wanted_checks)
         self._goals.append(goal)
         self._wake.set()
@@ -377,7 +378,7 @@ class Session:
 
     def retry(self) -> None:
         """The connection is back: what failed may be tried at once."""
-        self.batches.holds.retry_all()
+        self.batches.retry_all()
         self._wake.set()
 
     def stopped(self, stop: Stop | None) -> None:
@@ -442,10 +443,10 @@ class Session:
         self.local.hints.add_ready(paths)
         self._wake.set()
 
-    def _make_room(self) -> None:
-        """The bucket is full: what only waits to be purged is purged now."""
+    def _make_room(self, disk: bool) -> None:
+        """The bucket is full, or the `disk`: what only waits to be purged is purged now, and the trash gives way."""
         if self.janitor is not None:
-            self.janitor.wake()
+            self.janitor.make_room(disk=disk)
 
     def _feed_lost(self, error: JetsyncError) -> None:
         self._lost = error

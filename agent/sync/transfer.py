@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from agent.core.entries import Entry, Local, Row
-from agent.directory import Directory, Partial, Staged
+from agent.directory import Directory, Partial, Reservation, Staged
 from agent.errors import ChunksError, DigestError, JetsyncError, StaleError, StoreUnavailableError
 from agent.objectstore import Bucket, ObjectInfo, Position, Prefix, uninterrupted
 from agent.sync.limits import RESUMED, SMALL, Limits
@@ -36,6 +36,7 @@ class Transfer:
         self._directory = directory
         self._bucket = bucket
         self._limits = limits
+        self._space = directory.space
         self.disk = Disk(directory)
 
     async def upload(
@@ -111,8 +112,9 @@ class Transfer:
         :raises StaleError: the path isn't what the row says any more; nothing was changed
         """
         async with self._limits.transfer(entry.size):
-            await self._limits.download.take(min(entry.size, SMALL))
             if entry.size <= SMALL:
+                self._space.check(entry.size)
+                await self._limits.download.take(entry.size)
                 data = await self._fetch(bucket, info)
                 return only(await asyncio.to_thread(self.disk.write, [(row, entry, data)], keep_as=keep_as))
             staged = await self._receive(row.path, entry, bucket, info)
@@ -129,6 +131,10 @@ class Transfer:
 
     async def download_lot(self, items: Sequence[tuple[Row, Entry, ObjectInfo]]) -> list[Local | JetsyncError]:
         """Fetch the small objects of a lot, and put them at their rows' paths."""
+        try:
+            self._space.check(sum(entry.size for _, entry, _ in items))
+        except JetsyncError as error:
+            return [error] * len(items)
         fetched: list[tuple[Row, Entry, bytes] | JetsyncError] = [StaleError("not fetched")] * len(items)
 
         async def fetch(at: int, row: Row, entry: Entry, info: ObjectInfo) -> None:
@@ -176,37 +182,38 @@ class Transfer:
 
     async def _receive(self, path: str, entry: Entry, bucket: Bucket, info: ObjectInfo) -> Staged:
         """A staged file with all bytes of the object, not yet verified."""
-        partial = None
         if entry.size > RESUMED and info.chunks > 1:
             key = f"{bucket.name}\n{bucket.created}\n{info.nuid}\n{info.size}\n{info.chunks}"
             stage = functools.partial(self._directory.stage_partial, path, key=key, digest=entry.digest)
             partial = await asyncio.to_thread(stage)
-        if partial is not None:
-            return await self._go_on(partial, entry, bucket, info)
-        staged = await asyncio.to_thread(self._directory.stage, path)
-        try:
-            async with bucket.get(info, verify=False) as reader:
-                async for blocks in reader.groups():
-                    await self._limits.download.take(sum(map(len, blocks)))
-                    await uninterrupted(asyncio.to_thread(_write_all, staged, blocks))
-        except BaseException:
-            await asyncio.to_thread(staged.discard)
-            raise
-        return staged
+            if partial is not None:
+                return await self._go_on(partial, entry, bucket, info)
+        with self._space.reserve(entry.size, path) as room:
+            staged = await asyncio.to_thread(self._directory.stage, path)
+            try:
+                async with bucket.get(info, verify=False) as reader:
+                    async for blocks in reader.groups():
+                        await self._limits.download.take(sum(map(len, blocks)))
+                        await uninterrupted(asyncio.to_thread(_write_all, staged, blocks, room))
+            except BaseException:
+                await asyncio.to_thread(staged.discard)
+                raise
+            return staged
 
     async def _go_on(self, partial: Partial, entry: Entry, bucket: Bucket, info: ObjectInfo) -> Partial:
         """Receive what the partial lacks. It is kept when the store is away or we are cancelled; else it is removed."""
         try:
-            resumed = partial.mark.size > 0
-            try:
-                await self._fill(partial, bucket, info)
-                if resumed:
-                    check_digest(partial.path, partial.digest_so_far, entry)
-            except (DigestError, ChunksError):
-                if not resumed:
-                    raise
-                await asyncio.to_thread(partial.restart)
-                await self._fill(partial, bucket, info)
+            resumed = partial.mark.size
+            with self._space.reserve(entry.size - resumed, partial.path) as room:
+                try:
+                    await self._fill(partial, bucket, info, room)
+                    if resumed:
+                        check_digest(partial.path, partial.digest_so_far, entry)
+                except (DigestError, ChunksError):
+                    if not resumed:
+                        raise
+                    await asyncio.to_thread(partial.restart)
+                    await self._fill(partial, bucket, info, room)
         except (StoreUnavailableError, asyncio.CancelledError):
             partial.keep()
             raise
@@ -215,7 +222,7 @@ class Transfer:
             raise
         return partial
 
-    async def _fill(self, partial: Partial, bucket: Bucket, info: ObjectInfo) -> None:
+    async def _fill(self, partial: Partial, bucket: Bucket, info: ObjectInfo, room: Reservation) -> None:
         mark = partial.mark
         while mark.size and not await uninterrupted(asyncio.to_thread(partial.rehash, REHASH)):
             pass
@@ -224,7 +231,7 @@ class Transfer:
             async for blocks in reader.groups():
                 position = reader.position
                 await self._limits.download.take(sum(map(len, blocks)))
-                await uninterrupted(asyncio.to_thread(_write_marked, partial, blocks, position))
+                await uninterrupted(asyncio.to_thread(_write_marked, partial, blocks, position, room))
 
     # Threads that write a staged file are waited for also when we are cancelled: its descriptor is closed then.
 
@@ -235,11 +242,12 @@ class Transfer:
         return self._directory.put_file(row.path, staged, row.local, keep_as=keep_as).local
 
 
-def _write_all(staged: Staged, blocks: list[bytes]) -> None:
+def _write_all(staged: Staged, blocks: list[bytes], room: Reservation) -> None:
+    room.write(sum(map(len, blocks)))
     for block in blocks:
         staged.write(block)
 
 
-def _write_marked(partial: Partial, blocks: list[bytes], position: Position) -> None:
-    _write_all(partial, blocks)
+def _write_marked(partial: Partial, blocks: list[bytes], position: Position, room: Reservation) -> None:
+    _write_all(partial, blocks, room)
     partial.note(chunks=position.chunks, seq=position.seq)

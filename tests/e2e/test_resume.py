@@ -42,11 +42,12 @@ def staging(agent: Agent) -> list[str]:
     return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
 
 
-def kill_at(agent: Agent, done: Callable[[], bool]) -> None:
-    """Run the agent, and kill it as soon as something is done."""
+def kill_after(agent: Agent, size: int, count: Callable[[], int]) -> None:
+    """Run the agent, and kill it when so many more bytes have been counted."""
+    before = count()
     process = agent.run(wait=False)
     try:
-        eventually(done, timeout=60, interval=0.01)
+        eventually(lambda: count() > before + size, timeout=60, interval=0.01)
     finally:
         process.kill()
 
@@ -69,8 +70,7 @@ def test_an_upload_that_is_killed_again_and_again_goes_on_where_it_stopped(
     proxy.throttle(30_000_000)
 
     for _ in range(KILLS):
-        before = proxy.to_server
-        kill_at(behind, lambda before=before: proxy.to_server > before + 5 * MIB)
+        kill_after(behind, 5 * MIB, lambda: proxy.to_server)
     proxy.resume()
     behind.sync()
 
@@ -86,8 +86,7 @@ def test_a_download_that_is_killed_again_and_again_goes_on_where_it_stopped(
     proxy.throttle(30_000_000)
 
     for _ in range(KILLS):
-        before = proxy.to_client
-        kill_at(behind, lambda before=before: proxy.to_client > before + 5 * MIB)
+        kill_after(behind, 5 * MIB, lambda: proxy.to_client)
         assert not (behind.directory() / "large").exists()
     proxy.resume()
     behind.sync()
