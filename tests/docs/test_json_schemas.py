@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -10,6 +11,7 @@ import pytest
 
 from agent.core.entries import Reason
 from agent.core.plan import Verb
+from agent.sync.verify import DAMAGED, FAILED, OK, REPAIRED, VerifyReport
 from tests.support.agent import SCHEMAS
 
 
@@ -23,9 +25,27 @@ def mapping(command: str) -> dict[str, Any]:
     return properties
 
 
-@pytest.mark.parametrize("command", ["sync", "plan"])
-def test_each_schema_is_a_valid_schema(command: str):
-    jsonschema.Draft202012Validator.check_schema(schema(command))
+@pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.schema.json")), ids=lambda path: path.name)
+def test_each_schema_is_a_valid_schema(path: Path):
+    jsonschema.Draft202012Validator.check_schema(json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize("command", ["sync", "plan", "status", "conflicts", "resolve", "verify", "trash"])
+def test_every_command_that_the_operations_page_names_has_its_schema(command: str):
+    assert schema(command)["title"].startswith(f"jetsync {command}")
+
+
+def test_the_actions_of_resolve_are_verbs_of_the_planner():
+    action = schema("resolve")["properties"]["actions"]["items"]["properties"]["action"]
+
+    assert {verb.value for verb in Verb} >= set(action["enum"])
+
+
+def test_the_states_of_verify_are_those_of_the_code():
+    properties = schema("verify")["properties"]["mappings"]["items"]["properties"]
+
+    assert properties["state"]["enum"] == [OK, DAMAGED, REPAIRED, FAILED]
+    assert set(properties) == set(VerifyReport("x").as_json())
 
 
 @pytest.mark.parametrize("command", ["sync", "plan"])
