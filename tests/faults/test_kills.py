@@ -117,6 +117,8 @@ def test_agents_that_are_killed_again_and_again_converge_and_leave_nothing(  # n
         before = traffic(server)
         for _ in range(kills // 2):
             run_and_kill(agent, chance)
+        killed = [now - then for now, then in zip(traffic(server), before, strict=True)]
+        print(f"{agent.home.name}: {killed} bytes in and out of the server when it was killed for the last time")
         agent.config["mappings"][0]["limits"] = {"upload": 0, "download": 0}
         agent.write()
         converge(crashes, agent)
