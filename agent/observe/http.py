@@ -24,7 +24,7 @@ from aiohttp import web
 
 from agent.errors import JetsyncError
 from agent.observe.logging import get_logger
-from agent.observe.readiness import Readiness, ReadyPolicy, check, ready
+from agent.observe.readiness import Readiness, ReadyPolicy, check, notes, ready
 from agent.observe.status import AgentStatus
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -93,18 +93,26 @@ class HttpServer:
         return _answer(request, {"event-loop": ""}, "livez")
 
     async def _get_readyz(self, request: web.Request) -> web.Response:
-        return _answer(request, check(self._readiness(), self._policy), "readyz")
+        readiness = self._readiness()
+        return _answer(request, check(readiness, self._policy), "readyz", notes(readiness))
 
     async def _get_status(self, _request: web.Request) -> web.Response:
         status = await self._status()
         return web.json_response(status.to_json(), headers=_HEADERS)
 
 
-def _answer(request: web.Request, checks: Mapping[str, str], name: str) -> web.Response:
-    """ "ok", or one line per failing check; with ?verbose one line per check."""
+def _answer(
+    request: web.Request, checks: Mapping[str, str], name: str, notes: Mapping[str, str] | None = None
+) -> web.Response:
+    """ "ok", or one line per check that fails or has a note; with ?verbose one line per check."""
     good = ready(checks)
     verbose = "verbose" in request.query
-    lines = [f"[-]{key} {why}" if why else f"[+]{key} ok" for key, why in checks.items() if why or verbose]
+    told = notes or {}
+    lines = [
+        f"[-]{key} {why}" if why else f"[+]{key} ok{'; ' + told[key] if key in told else ''}"
+        for key, why in checks.items()
+        if why or key in told or verbose
+    ]
     lines.append(f"{name} check {'passed' if good else 'failed'}" if lines else "ok")
     return web.Response(text="\n".join(lines) + "\n", status=200 if good else 503, headers=_HEADERS)
 

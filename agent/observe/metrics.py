@@ -134,6 +134,7 @@ class MappingMetrics:
             }
 
         self._state = each(all_.state, series.STATES)
+        self._halted = each(all_.halted, series.HALT_REASONS)
         self._last_success = one(all_.last_success)
         self._last_attempt = one(all_.last_attempt)
         self._expected_interval = one(all_.expected_interval)
@@ -189,6 +190,11 @@ class MappingMetrics:
         for name, child in self._state.items():
             child.set(name == state)
 
+    def halted(self, halt_reason: str | None) -> None:
+        """Why the mapping is halted (core.guards.HaltReason); None: it isn't."""
+        for name, child in self._halted.items():
+            child.set(name == halt_reason)
+
     def success(self, now: float) -> None:
         """The mapping is converged. now: epoch seconds."""
         self._last_success.set(now)
@@ -229,6 +235,7 @@ class MappingMetrics:
     def show(self, status: MappingStatus) -> None:
         """Set everything above that a status has, so that both always say the same. (Not last_attempt, disk_free.)"""
         self.set_state(status.state)
+        self.halted(status.halt.reason if status.halt is not None else None)
         self.pending(status.pending.objects, status.pending.bytes, status.pending.since)
         self.objects("local", status.local.objects, status.local.bytes)
         self.objects("remote", status.remote.objects, status.remote.bytes)

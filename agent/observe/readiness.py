@@ -23,7 +23,7 @@ class MappingReadiness:
     """What readiness asks of a mapping (or of a subscription).
 
     converged: once since this start. serving: state loaded and directory present. converged_before: this state
-    converged in an earlier run. sentence: what it is doing, for people.
+    converged in an earlier run. sentence: what it is doing, for people. halted: stopped for safety, as `sentence` says.
     """
 
     name: str
@@ -31,6 +31,7 @@ class MappingReadiness:
     serving: bool = False
     converged_before: bool = False
     sentence: str = ""
+    halted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ def check(readiness: Readiness, policy: ReadyPolicy) -> dict[str, str]:
     for mapping in readiness.mappings:
         checks[f"mapping/{mapping.name}"] = _why_not(mapping, policy)
     return checks
+
+
+def notes(readiness: Readiness) -> dict[str, str]:
+    """What stands beside a check that passes, by its name: a halted mapping is told whether or not it was ready."""
+    return {f"mapping/{mapping.name}": mapping.sentence for mapping in readiness.mappings if mapping.halted}
 
 
 def ready(checks: Mapping[str, str]) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from agent.core.entries import Reason
+from agent.core.guards import HaltReason
 from agent.observe.reasons import ErrorReason
 from agent.observe.status import State
 
 SIDES = ("local", "remote")
+HALT_REASONS = tuple(reason.value for reason in HaltReason)
 STATES = tuple(state.value for state in State)
 RECONCILE_RESULTS = ("changed", "noop", "partial", "error")
 OPERATIONS = ("upload", "download", "delete", "move", "metadata")
@@ -58,6 +60,9 @@ class Series:
             *("mapping", "bucket", "direction", "mode"),
         )
         self.state = gauge("mapping_state", "1 for the state that the mapping is in, else 0.", "mapping", "state")
+        self.halted = gauge(
+            "mapping_halted", "1 for the reason for which the mapping stopped for safety, else 0.", "mapping", "reason"
+        )
         self.last_success = gauge(
             "mapping_last_success_timestamp_seconds",
             "When the mapping was last known to be converged; 0 = not since the start.",

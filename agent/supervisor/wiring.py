@@ -384,6 +384,7 @@ class Supervisor:
                     serving=mapping.serving,
                     converged_before=mapping.converged_earlier,
                     sentence=mapping.sentence,
+                    halted=mapping.record.halt is not None,
                 )
                 for mapping in self._mappings.values()
             ],

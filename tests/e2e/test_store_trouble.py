@@ -63,7 +63,9 @@ def test_sync_says_which_permission_of_a_follower_is_missing(
     assert "consumer.msg.next" in result["errors"][0]
 
 
-def test_a_bucket_made_anew_under_a_running_agent_deletes_nothing(make_agent: MakeAgent, stock: Stock, bucket: str):
+def test_a_bucket_made_anew_under_a_running_agent_deletes_nothing_and_is_taken_when_approved(
+    make_agent: MakeAgent, stock: Stock, bucket: str
+):
     agent = make_agent(buckets={})
     tree = {f"file-{number}": b"%d" % number for number in range(10)}
     write_tree(agent.directory(), tree)
@@ -73,7 +75,9 @@ def test_a_bucket_made_anew_under_a_running_agent_deletes_nothing(make_agent: Ma
         stock.create(bucket)
         for number in range(30):
             stock.put(bucket, f"theirs-{number}", b"1")
-        agent.cli("sync", "--json")
+        assert agent.sync(exit=3)["halt"]["reason"] == "bucket_recreated"
+        assert len(read_tree(agent.directory())) == 10
+        agent.cli("approve", "files")
 
         eventually(lambda: digests(agent.directory()) == stock.digests(bucket), timeout=50)
         assert len(stock.names(bucket)) == 40

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from agent import errors
 from agent.core.entries import Mode, Reason
+from agent.core.guards import HaltReason
 from agent.observe.metrics import MappingMetrics, Metrics
 from agent.observe.reasons import ErrorReason
 from agent.observe.status import Halt, MappingStatus, Pending, State, Tree
@@ -31,6 +32,7 @@ EXPECTED = {
     "nats_rtt_seconds": "gauge",
     "mapping_info": "gauge",
     "mapping_state": "gauge",
+    "mapping_halted": "gauge",
     "mapping_last_success_timestamp_seconds": "gauge",
     "mapping_last_attempt_timestamp_seconds": "gauge",
     "mapping_expected_interval_seconds": "gauge",
@@ -112,6 +114,7 @@ def test_labels_come_from_closed_lists(metrics: Metrics, inbox: MappingMetrics) 
         return {dict(each)[label] for found, each in samples(metrics) if found == "jetsync_" + name}
 
     assert labels("mapping_state", "state") == set(State)
+    assert labels("mapping_halted", "reason") == set(HaltReason)
     assert labels("errors_total", "reason") == set(ErrorReason)
     assert labels("mapping_problems", "reason") == {reason for reason in Reason if not reason.skipped}
     assert labels("mapping_skipped", "reason") == {reason for reason in Reason if reason.skipped}
@@ -197,6 +200,8 @@ def test_a_status_is_shown_as_gauges(metrics: Metrics, inbox: MappingMetrics) ->
         ("mapping_bytes", "side", "remote"): 500,
         ("mapping_state", "state", "halted"): 1,
         ("mapping_state", "state", "starting"): 0,
+        ("mapping_halted", "reason", "max_delete"): 1,
+        ("mapping_halted", "reason", "root_emptied"): 0,
         ("mapping_problems", "reason", "unreadable"): 7,
         ("mapping_problems", "reason", "changing"): 0,
         ("mapping_skipped", "reason", "fifo"): 8,

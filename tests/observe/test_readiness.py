@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.observe.readiness import MappingReadiness, Readiness, ReadyPolicy, check, ready
+from agent.observe.readiness import MappingReadiness, Readiness, ReadyPolicy, check, notes, ready
 
 FRESH = MappingReadiness("inbox", sentence="waiting for the server")
 LOADED = MappingReadiness("inbox", serving=True)
@@ -47,3 +47,10 @@ def test_before_the_mappings_are_set_up_nothing_is_ready_and_without_mappings_th
     assert not ready(check(Readiness(started=False, connected=True), "once"))
     assert ready(check(Readiness(started=True, connected=False), "once"))
     assert not ready(check(Readiness(started=True, connected=False), "connected"))
+
+
+def test_a_halted_mapping_is_told_although_it_counts_as_ready():
+    halted = MappingReadiness("files", converged=True, sentence="halted: max_delete: 11 entries", halted=True)
+    readiness = Readiness(started=True, connected=True, mappings=[halted, MappingReadiness("b", converged=True)])
+    assert ready(check(readiness, "once"))
+    assert notes(readiness) == {"mapping/files": "halted: max_delete: 11 entries"}
