@@ -167,6 +167,10 @@ class _Structure:
                 for draft in self.drafts[start:end]:
                     draft.deferred = draft.new_local
                 return True
+        elif self._keeps_both and upper.acts:
+            for draft in self.drafts[start:end]:
+                draft.deferred = draft.new_local or draft.new_remote  # until the file is as it is in the bucket
+            return True
         self._block_below(upper, start, end)
         return True
 

@@ -110,13 +110,14 @@ class World:
         changed = []
         for path in {*self.local, *self.remote, *self.rows}:
             row = self.rows.get(path) or Row(path)
-            if row.remote != self.remote.get(path) or row.local != self._look(path):
+            there = self._look(path)
+            if row.remote != self.remote.get(path) or (row.local != there and not (_planned(row) and there is None)):
                 changed.append(path)
         return sorted(changed)
 
     def look_everywhere(self) -> None:
         """A full look. Paths that planning made a problem differ from the disk, and so are decided anew."""
-        for path in self.changed():
+        for path in {*self.local, *self.remote, *self.rows}:
             self.look(path)
 
     def context(self, dirty: set[str]) -> list[Row]:
