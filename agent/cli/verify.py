@@ -15,7 +15,7 @@ from rich.text import Text
 
 from agent.cli import render
 from agent.cli.commands import JSON, NAMES, TIMEOUT, ask_agent, parse_timeout
-from agent.cli.context import EXIT_FAILED, EXIT_PARTLY, Context, print_json, run_async, start_logging
+from agent.cli.context import EXIT_CONNECT, EXIT_FAILED, EXIT_PARTLY, Context, print_json, run_async, start_logging
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 _EXIT = {"ok": 0, "repaired": 0, "damaged": EXIT_PARTLY}
@@ -51,7 +51,9 @@ def verify(
 
 
 def exit_code(reports: Sequence[Mapping[str, Any]]) -> int:
-    """0: all whole, or made so; 1: none could be read to its end; 3: damage is left, or one couldn't be read."""
+    """0: all whole, or made so; 5: can't connect; 1: none was read to its end; 3: damage is left, or one wasn't."""
+    if any(report.get("exit_code") == EXIT_CONNECT for report in reports):
+        return EXIT_CONNECT
     codes = [_EXIT.get(report["state"], EXIT_FAILED) for report in reports]
     if codes and all(code == EXIT_FAILED for code in codes):
         return EXIT_FAILED

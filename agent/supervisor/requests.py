@@ -261,10 +261,10 @@ async def verify_mappings(supervisor: Supervisor, args: Args, emit: Emit) -> dic
         timeout,
         lambda mapping, error: _not_verified(mapping.config.name, error),
     )
-    return {"version": RESULT_VERSION, "mappings": [report.as_json() for report in reports]}
+    return {"version": RESULT_VERSION, "mappings": reports}
 
 
-async def _verified(supervisor: Supervisor, mapping: MappingSync, *, repair: bool, emit: Emit) -> VerifyReport:
+async def _verified(supervisor: Supervisor, mapping: MappingSync, *, repair: bool, emit: Emit) -> dict[str, Any]:
     name = mapping.config.name
     try:
         session, db = await mapping.session_that_knows()
@@ -278,7 +278,7 @@ async def _verified(supervisor: Supervisor, mapping: MappingSync, *, repair: boo
             done += read
             emit({"name": name, "done": done})
 
-        return await verify(
+        report = await verify(
             config=mapping.config,
             directory=session.directory,
             bucket=session.bucket,
@@ -290,12 +290,13 @@ async def _verified(supervisor: Supervisor, mapping: MappingSync, *, repair: boo
             progress=progress,
             journalled=supervisor.journalled,
         )
+        return report.as_json()
     except JetsyncError as error:
         return _not_verified(name, error)
 
 
-def _not_verified(name: str, error: JetsyncError) -> VerifyReport:
-    return VerifyReport(name, state=FAILED, errors=[str(error)])
+def _not_verified(name: str, error: JetsyncError) -> dict[str, Any]:
+    return VerifyReport(name, state=FAILED, errors=[str(error)]).as_json() | {"exit_code": error.exit_code}
 
 
 async def verify_alone(config: Config, args: Args, emit: Emit) -> dict[str, Any]:
