@@ -260,8 +260,12 @@ class _Pass:
         if action is None:
             return False
         outcome = await repairs.run(action, batches=self._batches, call=self._call)
+        if outcome is None and row.path not in self._batches.busy:
+            why = "the mapping is halted or paused, or the server is away"
+            self._report.errors.append(f"{row.path}: not repaired: {why}")
+            return False
         if outcome is None or outcome.result is Result.STALE:
-            self._later[row.path] = "its repair could not be started"
+            self._later[row.path] = "it keeps changing"
             return True
         if outcome.result is not Result.APPLIED:
             self._report.errors.append(f"{row.path}: not repaired: {outcome.error}")

@@ -341,6 +341,17 @@ async def test_damage_that_a_download_has_met_is_mended_by_a_repair(home: Home):
     assert (await home.row("small")).ancestor is not None
 
 
+async def test_a_paused_mapping_repairs_nothing_and_tells_the_damage(home: Home):
+    await home.damage_file("small", b"SMALL")
+    await home.sync.pause(paused=True)
+
+    report = await home.verify(repair=True)
+
+    assert (report.state, paths(report.damaged_files), report.repaired) == ("damaged", ["small"], [])
+    assert [error.partition(":")[0] for error in report.errors] == ["small"]
+    assert home.file("small") == b"SMALL"
+
+
 # -- orphan chunks ----------------------------------------------------------------------------------------------------
 
 
