@@ -123,6 +123,14 @@ async def first(bucket: Bucket, subject: str, *, timeout: float = TIMEOUT) -> St
     return await _message(bucket, {"next_by_subj": subject, "seq": 1}, subject, timeout=timeout)
 
 
+async def following(bucket: Bucket, subject: str, after: int, *, timeout: float = TIMEOUT) -> Stored | None:
+    """The first message on a subject (wildcards too) behind the sequence `after`; None: there is none."""
+    try:
+        return await _message(bucket, {"next_by_subj": subject, "seq": after + 1}, subject, timeout=timeout)
+    except ObjectNotFoundError:
+        return None
+
+
 async def _message(bucket: Bucket, request: dict[str, Any], subject: str, *, timeout: float) -> Stored:
     answer = await bucket.connection.api(
         f"STREAM.MSG.GET.{bucket.stream}",

@@ -13,6 +13,7 @@ gaps, lost heartbeats, a restarted server, a deleted bucket, one that was made a
 stream, then make a new consumer behind the last message that we have. Looking at the stream means: it exists, it was
 created when we think it was, and it hasn't gone back behind our cursor; otherwise BucketNotFoundError or
 BucketReplacedError. That is also done every half minute of waiting, since a consumer that is gone stays silent.
+What old servers' consumers leave out without a sign is read from the stream before a batch is given: see `gaps`.
 
 Sequences rise strictly over all batches, so a meta is always newer than any earlier one of its name. What isn't told
 by any message (purged metas, renames by other clients, expiry) needs a listing now and then (PROTOCOL 3c).
@@ -28,6 +29,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from agent.errors import BadMetaError, BucketNotFoundError, BucketReplacedError, StoreError, StoreUnavailableError
+from agent.objectstore import gaps
 from agent.objectstore.answers import RawMessage, status_of
 from agent.objectstore.consumer import Consumer, Place, Signal, left_of_pull, place_of
 from agent.objectstore.meta import ObjectInfo, decode, salvaged_nuid
@@ -99,6 +101,9 @@ class Follower(AsyncIterator[Batch]):
         self._caught_up = False
         self._broken = ""
         self._newest_only = False
+        self._taken: Batch | None = None  # not given yet: it may have gaps
+        self._given = after
+        self._listed = 0  # up to here a "last_per_subject" consumer has delivered all
         self._fruitful = False  # a message has come since we asked last
         self._fruitless = False
         self._heard = 0.0
@@ -125,6 +130,33 @@ class Follower(AsyncIterator[Batch]):
         if self._closed:
             raise StopAsyncIteration
         while True:
+            if self._taken is None:
+                self._taken = await self._next()
+            if gaps.possible(self._bucket) and not await self._fill(self._taken):
+                continue
+            batch, self._taken = self._taken, None
+            self._given = batch.last_seq
+            if batch.metas or batch.caught_up:
+                return batch
+
+    async def aclose(self) -> None:
+        """Delete the consumer. Runs to its end also when cancelled."""
+        self._closed = True
+        await uninterrupted(self._drop())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # batches
+
+    async def _next(self) -> Batch:
+        """What the consumer has delivered; where it may leave something out, also that it has nothing, now and then."""
+        while True:
             if self._items:
                 batch = self._take()
                 if batch is not None:
@@ -143,24 +175,13 @@ class Follower(AsyncIterator[Batch]):
             arrived = await self._signal.wait(self._heartbeat if self._caught_up else min(self._heartbeat, 1.0))
             if self._items or self._broken:
                 continue
-            await self._idle(arrived)
-            if not (self._caught_up or self._broken) and await self._drained():
+            if not await self._in_order(arrived):
+                continue
+            if self._caught_up:
+                if gaps.possible(self._bucket):
+                    return Batch([], False, self._last)
+            elif await self._drained():
                 return self._nothing_more()
-
-    async def aclose(self) -> None:
-        """Delete the consumer. Runs to its end also when cancelled."""
-        self._closed = True
-        await uninterrupted(self._drop())
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    # batches
 
     def _take(self) -> Batch | None:
         metas: list[MetaMessage] = []
@@ -175,7 +196,7 @@ class Follower(AsyncIterator[Batch]):
             if place.seq <= self._last:
                 continue
             self._last = place.seq
-            metas.append(self._meta(place, message))
+            metas.append(self._meta(message.subject, message.data, place.seq, place.time_ns))
             if not self._caught_up and (place.pending == 0 or place.seq >= self._target):
                 self._caught_up = caught_up = True
         if not metas:
@@ -184,21 +205,45 @@ class Follower(AsyncIterator[Batch]):
             self._last = max(self._last, self._target)
         return Batch(metas, caught_up, self._last)
 
-    def _meta(self, place: Place, message: RawMessage) -> MetaMessage:
+    def _meta(self, subject: str, data: bytes, revision: int, time_ns: int) -> MetaMessage:
         name = ""
         try:
-            name = name_of(message.subject)
-            info = decode(message.data, bucket=self._bucket.name, name=name, revision=place.seq, time_ns=place.time_ns)
+            name = name_of(subject)
+            info = decode(data, bucket=self._bucket.name, name=name, revision=revision, time_ns=time_ns)
         except BadMetaError as error:
-            nuid = salvaged_nuid(message.data)
-            return MetaMessage(place.seq, place.time_ns, name, None, error, nuid, message.subject)
-        return MetaMessage(place.seq, place.time_ns, name, info, None)
+            return MetaMessage(revision, time_ns, name, None, error, salvaged_nuid(data), subject)
+        return MetaMessage(revision, time_ns, name, info, None)
 
     def _nothing_more(self) -> Batch:
         """All that was there at the start has been given, and the last of it was no meta, or was purged meanwhile."""
         self._caught_up = True
         self._last = max(self._last, self._target)
         return Batch([], True, self._last)
+
+    async def _fill(self, taken: Batch) -> bool:
+        """Put into the batch that was taken what the server has left out. False: the stream couldn't be read."""
+        given = [meta.revision for meta in taken.metas]
+        last = taken.last_seq if given or taken.caught_up else None
+        try:
+            found = await gaps.left_out(self._bucket, max(self._given, self._listed), given, last)
+            if found:
+                await self._look_at_stream()  # another stream of that name may have answered
+        except (StoreUnavailableError, BucketNotFoundError):
+            await self._start()
+            return False
+        if found:
+            metas = [*taken.metas, *(self._meta(one.subject, one.data, one.revision, one.time_ns) for one in found)]
+            metas.sort(key=lambda meta: meta.revision)
+            whole = Batch(metas, taken.caught_up, max(taken.last_seq, metas[-1].revision))
+            self._last = max(self._last, whole.last_seq)
+            self._taken = whole if len(found) < gaps.ENOUGH else self._cut(whole, found[-1].revision)
+        return True
+
+    def _cut(self, batch: Batch, last: int) -> Batch:
+        """What the batch has up to the sequence `last`. A new consumer goes on behind that."""
+        self._last, self._items, self._broken = last, [], "the server left out many messages"
+        self._caught_up = self._caught_up and not batch.caught_up
+        return Batch([meta for meta in batch.metas if meta.revision <= last], False, last)
 
     # the consumer
 
@@ -249,7 +294,7 @@ class Follower(AsyncIterator[Batch]):
         else:
             self._broken = f"the server answered with status {status}"
 
-    async def _idle(self, arrived: bool) -> None:
+    async def _in_order(self, arrived: bool) -> bool:
         """Nothing to give: is everything in order?"""
         now = monotonic()
         if not arrived and now - self._heard > self._heartbeat * _MISSED:
@@ -259,6 +304,7 @@ class Follower(AsyncIterator[Batch]):
                 await self._look_at_stream()
             except StoreUnavailableError as error:
                 self._broken = error.message
+        return not self._broken
 
     async def _drained(self) -> bool:
         """Whether the consumer has nothing more, and all that it has delivered has come."""
@@ -300,6 +346,7 @@ class Follower(AsyncIterator[Batch]):
         consumer = Consumer(self._bucket, all_metas(self._bucket.name))
         self._consumer = consumer
         self._newest_only = not self._last and not self.restarts
+        self._listed = last_seq if self._newest_only else min(self._listed, self._last)
         start_seq = 0 if self._newest_only else self._last + 1
         pending = await consumer.create(start_seq=start_seq, last_per_subject=self._newest_only)
         if not self._caught_up:

@@ -12,6 +12,7 @@ import pytest
 from agent.errors import BucketNotFoundError, BucketReplacedError
 from agent.objectstore import Bucket, Buckets, BucketSpec, Connection, Endpoint, Mirror
 from agent.objectstore.follow import Batch, Follower, MetaMessage, follow
+from agent.objectstore.gaps import FIXED
 from tests.objectstore.waiting import until
 from tests.support.proxy import Proxy
 from tests.support.server import NatsServer
@@ -182,7 +183,8 @@ async def test_a_deleted_consumer_is_made_again(bucket: Bucket, any_server: Nats
             await bucket.connection.api(f"CONSUMER.DELETE.{bucket.stream}.{consumer}")
         await bucket.put("a", b"a")
         assert (await waiting).name == "a"
-        assert follower.restarts >= 1
+        # On a server that leaves messages out it needn't be made for this one: it is found by reading.
+        assert follower.restarts >= 1 or any_server.version < FIXED
 
 
 @pytest.mark.parametrize("kill", [True, False], ids=["kill", "stop"])
@@ -295,6 +297,50 @@ async def test_a_mirror_is_followed(bucket: Bucket, buckets: Buckets, any_server
         assert (message.name, message.revision) == ("a", info.revision)
         assert message.info is not None
         assert message.info.bucket == mirror.name
+
+
+async def test_metas_that_are_written_at_once_are_all_given(bucket: Bucket):
+    """nats-server up to 2.9.11 leaves out of a consumer what stands before another name's rollup (nats-server#3838)."""
+    given: dict[str, int] = {}
+    written: dict[str, int] = {}
+    revisions: list[int] = []
+
+    async def read(follower: Follower) -> None:
+        async for batch in follower:
+            given.update((meta.name, meta.revision) for meta in batch.metas)
+            revisions.extend(meta.revision for meta in batch.metas)
+
+    async with follow(bucket) as follower:
+        await until_caught_up(follower)
+        reading = asyncio.create_task(read(follower), name="reading")
+        try:
+            for turn in range(30):
+                together = ("same", f"new {turn}", f"other {turn}")
+                infos = await asyncio.gather(*(bucket.put(name, b"%d" % turn) for name in together))
+                written.update((info.name, info.revision) for info in infos)
+                await asyncio.sleep(0.01)
+            await until(lambda: given == written)
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
+    assert revisions == sorted(set(revisions))
+
+
+async def test_a_write_while_catching_up_hides_nothing(bucket: Bucket):
+    """The same, with hundreds that the consumer has not delivered when it is moved on."""
+    first = await bucket.put("first", b"")
+    expected = {f"n{number}" for number in range(2_500)}
+    await asyncio.gather(*(bucket.put(name, b"x") for name in expected))
+    async with follow(bucket, after=first.revision) as follower:
+        batches = [await anext(follower)]  # two thousand have been asked for, and no more until this is read on
+        await asyncio.sleep(0.5)
+        await bucket.put("last", b"x")
+        batches += await until_caught_up(follower)
+
+    assert sorted({*names(batches)} - {"last"}) == sorted(expected)
+    revisions = [message.revision for batch in batches for message in batch.metas]
+    assert revisions == sorted(set(revisions))
+    assert [batch.caught_up for batch in batches].count(True) == 1
 
 
 def consumers_of(server: NatsServer, bucket: Bucket) -> set[tuple[str, str]]:
