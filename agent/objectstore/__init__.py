@@ -22,6 +22,7 @@ from agent.objectstore.rename import Renaming
 from agent.objectstore.spec import BucketSpec, BucketStatus, Mirror, Placement
 from agent.objectstore.stores import Buckets, Ensured
 from agent.objectstore.subjects import new_nuid
+from agent.objectstore.window import SpoiledError
 
 __all__ = [
     "Access",
@@ -46,6 +47,7 @@ __all__ = [
     "Prefix",
     "Reader",
     "Renaming",
+    "SpoiledError",
     "new_nuid",
     "refused",
     "uninterrupted",

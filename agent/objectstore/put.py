@@ -47,7 +47,7 @@ from agent.objectstore.meta import DEFAULT_CHUNK_SIZE, ObjectInfo
 from agent.objectstore.prefix import Prefix
 from agent.objectstore.publish import Pending
 from agent.objectstore.source import BytesSource, Source, SourceLike, cut, new_digest, source_of
-from agent.objectstore.window import AbandonedError, ChunkWindow
+from agent.objectstore.window import AbandonedError, ChunkWindow, SpoiledError
 
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
@@ -307,7 +307,8 @@ class _Upload:
 
     async def _break_off(self, error: BaseException) -> None:
         """The meta hasn't been sent. What can go on later stays; but not when the store or the source refused."""
-        if self._keep and isinstance(error, StoreUnavailableError | asyncio.CancelledError):
+        lost = isinstance(error, StoreUnavailableError | asyncio.CancelledError)
+        if self._keep and lost and not isinstance(error, SpoiledError):
             self._window.forget()
         elif self._resume is None:
             await self._discard()

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from agent.core.entries import Entry, Local, Row
 from agent.directory import Directory, Partial, Reservation, Staged
 from agent.errors import ChunksError, DigestError, JetsyncError, StaleError, StoreUnavailableError
-from agent.objectstore import Bucket, ObjectInfo, Position, Prefix, uninterrupted
+from agent.objectstore import Bucket, ObjectInfo, Position, Prefix, SpoiledError, uninterrupted
 from agent.sync.limits import RESUMED, SMALL, Limits
 from agent.sync.lots import Disk, check_digest, only
 
@@ -66,9 +66,12 @@ class Transfer:
                 await self._limits.upload.take(entry.size)
             resume = await self._stored(path, nuid, entry.size)
             source = content if content is not None else self._blocks(path, local, entry, stored=resume.size)
-            return await self._put(
-                name, source, metadata, entry, expected_revision=expected_revision, nuid=nuid, resume=resume
-            )
+            try:
+                return await self._put(
+                    name, source, metadata, entry, expected_revision=expected_revision, nuid=nuid, resume=resume
+                )
+            except SpoiledError as error:  # the next attempt needs another nuid
+                raise StaleError(f"{path}: {error.message}") from error
 
     async def _stored(self, path: str, nuid: str | None, size: int) -> Prefix:
         """What an earlier attempt has stored under the nuid.
