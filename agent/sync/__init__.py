@@ -4,6 +4,7 @@ Reading order: `mapping` (the life of one mapping) and `session` (its loop). Wha
 (the directory -> rows), `feed`, `remote` and `remoteside` (metas -> rows). When to stop: `identity` (the root and the
 bucket aren't the ones they were) and `guard` (a plan would delete too much). What is done: `planning` and `batches`
 (rows -> plans), `stage`, `lots`, `execute`, `transfer` and `failures` (actions -> outcomes), `outcome` (outcomes ->
-rows). Beside that: `janitor` (old chunks), `rehash` (all bytes once per interval), `retry` (the one place that decides
-when to try again), `record`, `view` and `report` (what is told).
+rows). What a person asks for: `conflicts` and `resolve`, `verify`. Beside that: `janitor` (old chunks), `rehash` (all
+bytes once per interval) and `repair`, `retry` (the one place that decides when to try again), `record`, `view` and
+`report` (what is told).
 """
