@@ -21,8 +21,11 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import ctypes
 import gc
+import importlib
+import io
 import json
 import os
 import random
@@ -282,12 +285,7 @@ def main() -> None:
 
 def serve() -> None:
     """Read jobs from stdin, fork for each, answer with its exit code."""
-    import encodings.idna  # noqa: F401 - whatever a run imports late is imported once, here
-
-    import agent.cli
-    import agent.objectstore
-    import agent.supervisor  # noqa: F401
-
+    _warm_up()
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
@@ -296,6 +294,18 @@ def serve() -> None:
         if child == 0:
             _work(job)
         print(json.dumps({"code": _wait(child, job["timeout"])}), flush=True)
+
+
+def _warm_up() -> None:
+    """Have imported and built whatever a command needs only once it runs."""
+    for late in ("agent.objectstore", "agent.supervisor", "structlog", "encodings.idna", "encodings.utf_8_sig"):
+        importlib.import_module(late)
+    from agent.cli import run as run_command
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        config = Path(folder) / "config.yaml"
+        config.write_text("{version: 1, nats: {servers: [nats://127.0.0.1:1]}}\n")
+        assert run_command(["-c", str(config), "config", "validate"]) == 0
 
 
 def _work(job: dict[str, Any]) -> NoReturn:
