@@ -15,7 +15,7 @@ one sort of the rows. The result:
 
 Every action carries its expectation with it: the row's local signature and remote revision. An action whose
 expectation fails does nothing, and its row stays dirty; so any subset of a plan may succeed, and planning again
-after it converges (tests/core/test_simulation.py).
+after it converges (tests/faults/planner.py).
 """
 
 from __future__ import annotations

@@ -128,6 +128,12 @@ class Machine:
                 options["prefix"] = self.prefix
             if self.chance.random() < 0.15:
                 options |= {"watch": "poll", "poll_interval": "1s"}
+            if not self.clashes and self.chance.random() < 0.15:
+                options["conflicts"] = "prefer-remote"  # losers go to the trash
+            if not self.clashes and name == "c" and self.chance.random() < 0.4:
+                options["mode"] = "pull-mirror"  # here all that people do goes to the trash
+                options.pop("conflicts", None)
+            self.note(f"agent {name}: {options}{', on a small disk' if mounted else ''}")
             entry = mapping(BUCKET, directory="./disk/files", **options)
             agent = Agent(home, proxy.url, [entry], buckets={BUCKET: {}} if self.declared else {})
             member = Member(agent, proxy, disk if mounted else None)
