@@ -78,7 +78,7 @@ NAMES = [
     "content/",
 ]
 SILENT = [".jetsync/root.json", ".JetSync/trash/x", ".jet\u017fync/x", "a/.jetsync/x", "lost+found/x", ".nfs0001"]
-GOOD = {
+GOOD: dict[str, dict[str, Any]] = {
     "plain": {},
     "d/e/f/deep": {},
     "line\nbreak": {},
@@ -106,8 +106,8 @@ def stuff(stock: Stock, bucket: str) -> None:
             put(stock, bucket, name, fields)
     for name in [*NAMES, *SILENT]:
         put(stock, bucket, name, {})
-    for name, fields in GOOD.items():
-        put(stock, bucket, name, fields)
+    for name, wanted in GOOD.items():
+        put(stock, bucket, name, wanted)
     # A broken link's words have the target in them.
     link(stock, bucket, "bad/link", bucket, None)
     link(stock, bucket, "bad/link-\x1b[31m", "not-\x1b[31m-there", "\x1b[31m\u202e")

@@ -18,7 +18,7 @@ from agent.config.model import Mapping, Nats
 from agent.core.entries import Mode, Obstacle, Reason, Row
 from agent.directory import signature_of
 from agent.errors import BadMetaError, ObjectNotFoundError
-from agent.objectstore import Bucket, Buckets, BucketSpec, Connection, ObjectInfo
+from agent.objectstore import Bucket, Buckets, BucketSpec, Connection, ObjectInfo, orphans
 from agent.objectstore.commit import commit
 from agent.objectstore.subjects import chunk_subject, meta_subject, new_nuid
 from agent.observe.metrics import Metrics
@@ -119,7 +119,9 @@ async def make_home(nats_url: str, bucket_name: str, tmp_path: Path) -> AsyncIte
         async def make(mode: Mode = Mode.TWO_WAY, **options: Any) -> Home:
             root = tmp_path / mode.value
             root.mkdir()
-            config = Mapping(name="files", directory=root, bucket=bucket_name, mode=mode, settle="10ms", **options)
+            config = Mapping(
+                name="files", directory=root, bucket=bucket_name, mode=mode, **{"settle": "10ms", **options}
+            )
             remotes = Remotes({})
             remotes.attach(connection)
             metrics = Metrics().mapping("files", bucket=bucket_name, mode=mode)
@@ -428,7 +430,7 @@ async def test_a_meta_that_comes_between_the_scan_and_the_purge_keeps_its_chunks
     home: Home, monkeypatch: pytest.MonkeyPatch
 ):
     nuid = await orphan(home, content=b"late")
-    measure = sweep.measure
+    measure = orphans.measure
 
     async def late(bucket: Bucket, found: str, count: int) -> Any:
         orphan = await measure(bucket, found, count)
@@ -446,7 +448,7 @@ async def test_a_meta_that_comes_between_the_scan_and_the_purge_keeps_its_chunks
 
 async def test_a_chunk_that_arrives_after_the_scan_survives_the_purge(home: Home, monkeypatch: pytest.MonkeyPatch):
     nuid = await orphan(home)
-    purge = sweep.purge
+    purge = orphans.purge
 
     async def late(bucket: Bucket, found: Any) -> int:
         await home.chunk(found.nuid, b"late")
