@@ -9,7 +9,7 @@ import pytest
 from tests.support.agent import Agent, eventually, read_tree, write_tree
 from tests.support.stock import Stock
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 def state_of(agent: Agent) -> str:
@@ -19,14 +19,15 @@ def state_of(agent: Agent) -> str:
 
 def test_a_paused_mapping_starts_nothing_until_it_is_resumed(agent: Agent, stock: Stock, bucket: str):
     write_tree(agent.directory(), {"before": b"1"})
-    with agent.run() as running:
+    with agent.run(wait=False) as running:
+        running.wait_ready(timeout=90)
         assert agent.cli("pause", "files", exit=0).out == "files: paused\n"
         write_tree(agent.directory(), {"while": b"2"})
         stock.put(bucket, "there", b"3")
-        eventually(lambda: state_of(agent) == "paused")
+        eventually(lambda: state_of(agent) == "paused", timeout=90)
         gauge = 'jetsync_mapping_state{mapping="files",state="paused"}'
         eventually(lambda: running.metrics()[gauge] == 1)
-        eventually(lambda: agent.cli("status", "--json").json["mappings"][0]["pending"]["objects"] == 2)
+        eventually(lambda: agent.cli("status", "--json").json["mappings"][0]["pending"]["objects"] == 2, timeout=90)
         assert stock.names(bucket) == {"before", "there"}
         assert set(read_tree(agent.directory())) == {"before", "while"}
 
@@ -37,7 +38,7 @@ def test_a_paused_mapping_starts_nothing_until_it_is_resumed(agent: Agent, stock
         assert agent.cli("resume", "files", exit=0).out == "files: goes on\n"
         eventually(lambda: stock.names(bucket) == {"before", "there", "while"})
         eventually(lambda: set(read_tree(agent.directory())) == {"before", "there", "while"})
-        eventually(lambda: state_of(agent) == "idle")
+        eventually(lambda: state_of(agent) == "idle", timeout=90)
 
 
 def test_a_pause_outlives_the_agent_and_needs_no_server(agent: Agent, stock: Stock, bucket: str):
@@ -98,7 +99,8 @@ def test_an_approved_halt_is_told_and_carried_out(how: str, agent: Agent, stock:
         assert agent.sync()["deletes_remote"] == 15
     else:
         with agent.run(wait=False) as running:
-            eventually(lambda: running.get("/livez")[0] == 200 and state_of(agent) == "halted")
+            eventually(lambda: running.get("/livez")[0] == 200, timeout=90)
+            eventually(lambda: state_of(agent) == "halted", timeout=90)
             said = agent.cli("approve", "files", "--json", exit=0).json
             eventually(lambda: len(stock.names(bucket)) == 5)
 
