@@ -8,8 +8,7 @@ after catching up, at the start and at each rescan, the number of names on the s
 known, or everything is listed once and what wasn't seen has vanished (`check`); and a live meta whose nuid is known
 under another name makes that name be read again (`suspect`), at once and, while both live, for a minute: other clients
 rename in two steps. A name is taken for gone only when the leader has no meta of it, in the very stream that the rows
-are of. Old servers don't tell all that is written in a burst (`_UNTOLD_BEFORE`): there everything is listed with each
-check, and when changes have come and it is quiet again.
+are of.
 """
 
 from __future__ import annotations
@@ -36,13 +35,6 @@ from agent.sync.retry import Backoff
 _SUSPICION = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 # Seconds without a batch after which a listing is given up for now: long enough for a reconnect.
 SILENCE = 15.0
-# 2.9.10 skips messages of a consumer when names are overwritten at the same time: they are never told, by no consumer
-# that follows (measured; 2.12 and 2.15 tell all). A listing by last_per_subject has them.
-_UNTOLD_BEFORE = (2, 10, 0)
-# Seconds of quiet after changes on such a server, before everything is listed; and how many times the cost of a listing
-# has to pass between two.
-_QUIET = 1.0
-_LISTING_SHARE = 20.0
 # Damaged names that are looked at again with each check.
 HEALED_AT_MOST = 1000
 
@@ -87,8 +79,6 @@ class RemoteSide:
         self._suspects: dict[str, tuple[float, int]] = {}  # path -> when to read it, and how often that was done
         self._listing_wanted = False
         self._tried: set[tuple[str, Remote]] = set()
-        self._untold_at: float | None = None  # when to list what an old server may not have told; None = nothing
-        self._listed_until = 0.0
         self._check_at = 0.0
         self._backoff = Backoff(ceiling=10.0)
         self.caught_up = False
@@ -140,8 +130,6 @@ class RemoteSide:
         dues = [due for due, _ in self._suspects.values()]
         if self.caught_up and self.checked < self.wanted_checks:
             dues.append(self._check_at)
-        if self._untold_at is not None:
-            dues.append(self._untold_at)
         return max(0.0, min(dues) - time.monotonic()) if dues else None
 
     async def advance(self) -> None:
@@ -150,9 +138,6 @@ class RemoteSide:
             self.checked = self.wanted_checks
             return
         await self._read_suspects()
-        if self._untold_at is not None and self._untold_at <= time.monotonic():
-            self._untold_at = None
-            self.check_wanted()
         if not self.caught_up or self.checked >= self.wanted_checks or time.monotonic() < self._check_at:
             return
         asked = self.wanted_checks
@@ -180,8 +165,6 @@ class RemoteSide:
         if batch.caught_up:
             self.caught_up = True
         self.suspect(suspects)
-        if batch.metas and self._untold:
-            self._untold_at = max(time.monotonic() + _QUIET, self._listed_until)
 
     async def store(self, metas: list[MetaMessage], *, cursor: int | None, look_for_renames: bool = False) -> list[str]:
         """Write metas into the rows; returns the paths whose nuid turned up under another name."""
@@ -246,18 +229,12 @@ class RemoteSide:
 
     # -- the count of names --------------------------------------------------------------------------------------
 
-    @property
-    def _untold(self) -> bool:
-        return self._bucket is not None and self._bucket.server_version < _UNTOLD_BEFORE
-
     async def _check(self, bucket: Bucket) -> None:
         known = await self._db(lambda store: store.known_names())
-        if self._listing_wanted or self._untold or await bucket.names_count() != known:
+        if self._listing_wanted or await bucket.names_count() != known:
             self._metrics.full_scan("remote")
             self._listing_wanted = True
-            began = time.monotonic()
             await self._list_all(bucket)
-            self._listed_until = time.monotonic() + _LISTING_SHARE * (time.monotonic() - began)
             self._listing_wanted = False
         await self._look_for_healed(bucket)
 
