@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 
 from agent.config.model import Mapping, Nats
-from agent.core.entries import Entry, Kind, Remote, Row
+from agent.core.entries import Entry, Kind, Local, Remote, Row, Signature
 from agent.directory import Directory, DirectoryOptions
 from agent.objectstore import Bucket, Buckets, BucketSpec, Connection, ObjectInfo
 from agent.objectstore.subjects import meta_subject
@@ -19,6 +19,7 @@ from agent.state import JournalEntry, StateStore
 from agent.sync import janitor as module
 from agent.sync.db import Db
 from agent.sync.janitor import Janitor
+from agent.sync.resume import source_of
 
 
 @dataclass
@@ -161,3 +162,43 @@ async def test_a_version_that_was_to_be_replaced_and_was_not_keeps_its_chunks(
     await scene.janitor.tidy()
     assert await scene.entries() == []
     assert await scene.bucket.get_bytes("name") == b"still here"
+
+
+async def test_an_upload_that_may_go_on_is_waited_for_while_its_file_is_as_it_was(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "ORPHAN_SECONDS", 0)
+    monkeypatch.setattr(module, "DEAD_SESSION_SECONDS", 0)
+    info = await scene.bucket.put("large", b"its beginning")
+    await scene.lose_meta("large")
+    entry = Entry(Kind.FILE, b"d" * 32, 20 << 20)
+    row = Row("large", local=Local(entry, Signature(size=entry.size, mtime_ns=1, ctime_ns=2, inode=3)))
+    now = time.time_ns()
+    journalled = JournalEntry(info.nuid, scene.bucket.name, "large", "upload", 0, now, now, source_of(row))
+    await scene.db(lambda store: store.journal_add([journalled]))
+    await scene.db(lambda store: store.put([row], dirty=True))
+    await scene.follow()
+
+    await scene.janitor.tidy()
+    await scene.janitor.tidy()
+    assert await scene.chunks(info) == 1
+
+    await scene.db(lambda store: store.put([Row("large")], dirty=True))  # the file is gone
+    await scene.janitor.tidy()
+    assert await scene.chunks(info) == 0
+    assert await scene.entries() == []
+
+
+async def test_partials_are_kept_while_they_are_wanted(scene: Scene, tmp_path: Path):
+    digest = b"d" * 32
+    with Directory.open(tmp_path / "files", options=DirectoryOptions()) as directory:
+        for path in ("wanted", "not wanted"):
+            partial = directory.stage_partial(path, key="", digest=digest)
+            assert partial is not None
+            partial.keep()
+        remote = Remote(Entry(Kind.FILE, digest, 20 << 20), 1, "N", 40)
+        await scene.db(lambda store: store.put([Row("wanted", remote=remote)], dirty=True))
+
+        await scene.janitor.tidy()
+
+        assert [kept.path for kept in directory.partials.kept()] == ["wanted"]
