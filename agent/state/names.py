@@ -21,7 +21,7 @@ from agent.core.entries import Reason
 from agent.state.database import Database
 from agent.state.rows import REASONS
 
-
+# The mark before a subject that has no name in it.
 _NAMELESS = "\udc00".encode("utf-8", "surrogatepass")
 
 

@@ -72,6 +72,7 @@ class Batch:
     held: bool = False
     waiting: bool = False
     stop: Stop | None = None
+    full: bool = False  # rows were settled, and there may be more dirty ones behind the PLAN_ROWS of this plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ class Batches:
         waiting = self.gates.waiting(now)
         skip = Absent(self.busy, looking.paths, held, waiting)
         batch = await self._db(lambda store: self._plan(store, skip, hold, now))
-        more = self.gates.waiting(now) != waiting  # others may stand behind those that wait now
+        more = batch.full or self.gates.waiting(now) != waiting  # others may stand behind those that wait now
         self._seen = None if more else seen
         if batch.stop is not None or self.stop is not None:
             self._stopped(batch.stop, cost=loop.time() - now)
@@ -237,6 +238,7 @@ class Batches:
         batch.stop = self._guard.judge(store, made, time.time())
         if batch.stop is None:
             self._take_up(store, batch, made, now)
+            batch.full = bool(made.settled) and len(dirty) >= PLAN_ROWS
         return batch
 
     def _made(self, store: StateStore, dirty: list[Row], skip: Absent, hold: Hold) -> tuple[Batch, Plan]:

@@ -14,6 +14,7 @@ from agent.config.model import Mapping
 from agent.core.entries import Row
 from agent.core.reconcile import Rules
 from agent.directory import Directory
+from agent.sync import batches as module
 from agent.sync.batches import Batches
 from agent.sync.db import Db
 from agent.sync.hints import Looking
@@ -107,3 +108,16 @@ async def test_new_files_beside_a_transfer_dont_wait_for_it(planner: Planner):
     await planner.store(Row("d", remote=marker(5)), local_only("d/small"))
 
     assert await planner.next_paths() == {"d/small"}
+
+
+async def test_rows_that_need_nothing_are_settled_however_many_there_are(
+    planner: Planner, monkeypatch: pytest.MonkeyPatch
+):
+    """A plan takes up to PLAN_ROWS rows: a million delete markers are many plans without an action."""
+    monkeypatch.setattr(module, "PLAN_ROWS", 2)
+    await planner.store(*(Row(f"gone/{number}", remote=marker()) for number in range(7)))
+
+    for _ in range(10):
+        await planner.next_paths()
+
+    assert await planner.db(lambda store: store.dirty_count()) == 0
