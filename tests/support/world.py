@@ -99,10 +99,10 @@ class World:
 
     def look(self, path: str) -> None:
         """Refresh a row; dirty when a side isn't what the row says."""
-        row = self.rows.get(path, Row(path))
-        fresh = replace(row, local=self._look(path), remote=self.remote.get(path))
-        if fresh != row:
-            self.rows[path] = fresh
+        row = self.rows.get(path) or Row(path)
+        local, remote = self._look(path), self.remote.get(path)
+        if row.local != local or row.remote != remote:
+            self.rows[path] = Row(path, row.ancestor, local, remote, row.verdict)
             self.dirty.add(path)
 
     def changed(self) -> list[str]:
