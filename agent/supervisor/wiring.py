@@ -93,7 +93,7 @@ class Supervisor:
             raise
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         self._closing = True
         await self._stop_mappings()
         left = set(self._tasks.values())
