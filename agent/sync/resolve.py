@@ -268,6 +268,9 @@ class _Conflict:
         if outcome.error is not None:
             raise outcome.error
         self.result.actions.append((action.verb.value, action.path, action.to))
+        if action.verb is Verb.CONFLICT_COPY:  # what it stood in the way of is decided anew
+            await site.db(lambda store: store.mark_dirty(store.below(action.path)))
+            await site.call(_nothing)
         if action.verb in (Verb.DOWNLOAD, Verb.DELETE_LOCAL):
             self.result.saved = site.directory.trash.keep > 0
 
@@ -293,6 +296,10 @@ class _Conflict:
         except (ObjectError, PathError, SpaceError):
             return False  # damaged, gone, or no place for it: it was seen, and is given up
         return True
+
+
+async def _nothing() -> None:
+    """A step that only wakes the loop."""
 
 
 async def _read(bucket: Bucket, known: ObjectInfo) -> bytes:
