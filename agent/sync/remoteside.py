@@ -4,11 +4,11 @@ Every batch is written in one transaction together with the cursor, so that a re
 are. A revision that a row already has is an echo of our own write, or old news: nothing is dirty then.
 
 Purges, renames by other clients and expiry leave no trace in the stream (PROTOCOL section 3c). Two checks find them:
-after catching up, at the start and at each rescan, the number of names on the server must equal the number of names
-known, or everything is listed once and what wasn't seen has vanished (`check`); and a live meta whose nuid is known
-under another name makes that name be read again (`suspect`), at once and, while both live, for a minute: other clients
-rename in two steps. A name is taken for gone only when the leader has no meta of it, in the very stream that the rows
-are of.
+after catching up, at the start, after a reconnect and at each rescan, the number of names on the server must equal the
+number of names known, or everything is listed once and what wasn't seen has vanished (`check`); and a live meta whose
+nuid is known under another name makes that name be read again (`suspect`), at once and, while both live, for a minute:
+other clients rename in two steps. A name is taken for gone only when the leader has no meta of it, in the very stream
+that the rows are of.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from agent.sync.retry import Backoff
 _SUSPICION = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 # Seconds without a batch after which a listing is given up for now: long enough for a reconnect.
 SILENCE = 15.0
+# Seconds after a reconnect before names are counted: a listing is wanted only for what the follower isn't told.
+_CATCH_UP = 1.0
 # Damaged names that are looked at again with each check.
 HEALED_AT_MOST = 1000
 
@@ -113,6 +115,11 @@ class RemoteSide:
     def check_wanted(self) -> None:
         """Ask for the count of names to be compared (after catching up)."""
         self.wanted_checks += 1
+
+    def connection_is_back(self) -> None:
+        """Names may have gone meanwhile without a message. The follower gets a moment to bring what it is told."""
+        self.check_wanted()
+        self._check_at = max(self._check_at, time.monotonic() + _CATCH_UP)
 
     def listing_wanted(self) -> None:
         """Ask for every meta to be read again: what is a path of the mapping has changed."""

@@ -379,6 +379,7 @@ class Session:
     def retry(self) -> None:
         """The connection is back: what failed may be tried at once."""
         self.batches.retry_all()
+        self.remote.connection_is_back()
         self._wake.set()
 
     def stopped(self, stop: Stop | None) -> None:

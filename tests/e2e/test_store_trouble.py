@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.e2e.conftest import MakeAgent
 from tests.support.agent import digests, eventually, files, read_tree, write_tree
+from tests.support.proxy import Proxy
 from tests.support.server import NatsServer
 from tests.support.stock import Stock, meta_subject
 
@@ -40,6 +41,23 @@ def test_a_file_that_another_client_renames_step_by_step_is_renamed_here_too(
 
         eventually(lambda: read_tree(agent.directory()) == files({"new": b"content"}))
     assert stock.contents(bucket) == {"new": b"content"}
+
+
+def test_an_object_that_vanished_while_the_connection_was_cut_is_missed_when_it_is_back(
+    make_agent: MakeAgent, nats_server: NatsServer, stock: Stock, bucket: str
+):
+    """Another client's rename ends with a purge, which no message tells."""
+    for name in ("old", "kept 1", "kept 2"):
+        stock.put(bucket, name, name.encode())
+    with Proxy(nats_server.port) as proxy:
+        agent = make_agent(nats=proxy.url)
+        with agent.run():
+            eventually(lambda: len(read_tree(agent.directory())) == 3)
+            proxy.cut()
+            stock.api(f"STREAM.PURGE.OBJ_{bucket}", {"filter": meta_subject(bucket, "old")})
+            proxy.resume()
+
+            eventually(lambda: read_tree(agent.directory()).keys() == {"kept 1", "kept 2"}, timeout=30)
 
 
 def test_sync_says_which_permission_of_a_follower_is_missing(
