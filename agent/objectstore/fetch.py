@@ -34,6 +34,15 @@ _PULL_EXPIRES = 30.0
 _HEADERS = 512  # what the server counts beside the data of a message
 
 
+def ahead_of(had: int) -> int:
+    """The size of a request of a reader that has had so many bytes; two are under way at a time.
+
+    An eighth of them: so what a reader that is killed has asked for in vain is at most a quarter of what it had, and a
+    download that is resumed again and again costs little more than one that isn't (beyond the first mebibytes).
+    """
+    return min(MOST, max(FREE, had // 8))
+
+
 class Feed(Protocol):
     total: int | None
     """How many chunks the server has from the feed's start on; None before it has told."""
@@ -100,6 +109,7 @@ class DirectFeed:
         self._chunk_size = max(1, chunk_size)
         self._idle = idle
         self._next = after + 1
+        self._had = 0
         self._size = FREE
         self._signal = Signal()
         self._now: _Batch | None = None
@@ -152,13 +162,14 @@ class DirectFeed:
             return  # other writers' messages lie between: where the next batch begins can't be guessed
         if self._publisher.receive_budget.take(self._size):
             self._ahead = self._ask(batch.first + batch.count, cost=self._size)
-            self._size = min(MOST, self._size * 2)
 
     def _finish(self, batch: _Batch) -> bool:
         """The batch is used up: on to the next; True when it was the last."""
         self._drop(batch)
         if self.total is None:
             self.total = batch.total or 0
+        self._had += batch.bytes
+        self._size = ahead_of(self._had)
         self._now, ahead, self._ahead = None, self._ahead, None
         if not batch.got or batch.total is None or batch.got >= batch.total:
             self._drop(ahead)
@@ -235,7 +246,7 @@ class PullFeed:
         self._fruitful = False
         max_bytes = 0 if self._fruitless else self._size + _HEADERS * count
         self._consumer.pull(self._token, batch=count, max_bytes=max_bytes, expires=_PULL_EXPIRES)
-        self._size = min(FREE + self._cost, self._size * 2) if self._cost else FREE
+        self._size = min(FREE + self._cost, ahead_of(self._bytes))
 
     def _receive(self, message: RawMessage | None) -> None:
         self._signal.set()
