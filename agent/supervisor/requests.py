@@ -285,7 +285,7 @@ async def _verified(supervisor: Supervisor, mapping: MappingSync, *, repair: boo
             db=db,
             scope=session.scope,
             batches=session.batches,
-            call=session.call,
+            call=session.steps.call,
             repair=repair,
             progress=progress,
             journalled=supervisor.journalled,

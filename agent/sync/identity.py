@@ -43,7 +43,9 @@ def adopt_identity(store: StateStore, config: Mapping) -> None:
     with store.transaction():
         known = store.identity
         if known and known != identity:
+            paused = store.kv_get("paused")
             store.forget_all()
+            store.kv_set("paused", paused)  # a person has said so, of the mapping by its name
         if known != identity:
             store.set_identity(identity)
         if store.kv_get("patterns") != patterns:

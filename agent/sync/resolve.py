@@ -82,7 +82,7 @@ class Site:
             bucket=session.bucket,
             db=db,
             batches=session.batches,
-            call=session.call,
+            call=session.steps.call,
             look=session.local.hints.add_ready,
         )
 

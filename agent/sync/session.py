@@ -1,8 +1,7 @@
 """One session of a mapping: the loop on one opened directory and one opened bucket.
 
-Events (what a job found, a batch of metas, outcomes, somebody asking) are *steps*: small coroutines that are posted to
-the loop and run there one after the other, so that rows, hints and plans need no locks. After each round of steps the
-loop *advances*: it starts what can be started (looks, scans, checks, batches of actions), all of which run beside it in
+Whatever happens is a step (`sync.steps`), and steps run one after the other. After each round of steps the loop
+*advances*: it starts what can be started (looks, scans, checks, batches of actions), all of which run beside it in
 one task group and post their results as further steps. When nothing is under way and no row is dirty, but for paths
 that are held back after failures, the mapping has settled.
 
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -34,16 +32,17 @@ from agent.sync import repair
 from agent.sync.batches import Batches
 from agent.sync.db import Db
 from agent.sync.execute import Executor
-from agent.sync.feed import EndedError, Feed
+from agent.sync.feed import Feed
 from agent.sync.guard import Stop
 from agent.sync.identity import keep_generation
 from agent.sync.janitor import Janitor
 from agent.sync.limits import Limits
-from agent.sync.local import LocalSide, Step
+from agent.sync.local import LocalSide
 from agent.sync.outcome import Outcome, Result
 from agent.sync.rehash import Rehash
 from agent.sync.remote import Scope
 from agent.sync.remoteside import RemoteSide
+from agent.sync.steps import Steps
 
 
 @dataclass(eq=False, slots=True)
@@ -87,12 +86,9 @@ class Session:
         self._on_settled = on_settled
         self._dry = dry
         self._loop = asyncio.get_running_loop()
-        self._steps: deque[Step] = deque()
-        self._wake = asyncio.Event()
+        self.steps = Steps()
         self._group: asyncio.TaskGroup | None = None
         self._goals: list[Goal] = []
-        self._calls: set[asyncio.Future[None]] = set()
-        self._ended = False
         self._lost: JetsyncError | None = None
         self._draining = False
         self._next_rescan = 0.0
@@ -110,7 +106,7 @@ class Session:
             config=config,
             directory=directory,
             db=db,
-            post=self.post,
+            post=self.steps.post,
             spawn=self._spawn,
             metrics=metrics,
             filters=filters,
@@ -121,7 +117,7 @@ class Session:
             bucket=bucket,
             feed=feed,
             db=db,
-            call=self.call,
+            call=self.steps.call,
             lost=self._feed_lost,
             scope=self.scope,
             metrics=metrics,
@@ -141,7 +137,7 @@ class Session:
             executor=executor,
             rules=self.rules,
             workers=limits.workers,
-            post=self.post,
+            post=self.steps.post,
             spawn=self._spawn,
             on_outcomes=self._outcomes(on_outcomes),
             online=online,
@@ -206,7 +202,7 @@ class Session:
         except* JetsyncError as errors:
             raise _first(errors) from None
         finally:
-            self._end_calls()
+            self.steps.end()
             self.local.stop()
             await self.remote.stop()
             await asyncio.to_thread(self.watcher.stop)
@@ -233,16 +229,12 @@ class Session:
 
     async def _turn_forever(self) -> None:
         while not (self._draining and self.batches.idle):
-            await self._run_steps()
+            await self.steps.run()
             if self._lost is not None:
                 raise self._lost
             more = await self._advance()
-            if not self._steps and not more:
+            if not self.steps and not more:
                 await self._sleep()
-
-    async def _run_steps(self) -> None:
-        while self._steps:
-            await self._steps.popleft()()
 
     async def _sleep(self) -> None:
         """Until a step is posted or something is due.
@@ -259,13 +251,7 @@ class Session:
             1.0 if self.batches.held_back else None,
         ]
         due = min(due for due in dues if due is not None)
-        timeout = max(0.01, due - (self._loop.time() - now))
-        try:
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
-        self._wake.clear()
+        await self.steps.sleep(max(0.01, due - (self._loop.time() - now)))
 
     async def _advance(self) -> bool:
         """Start what can be started; returns whether to come back at once."""
@@ -286,7 +272,7 @@ class Session:
         return started
 
     def _quiet(self) -> bool:
-        return self.local.idle and self.remote.idle and self.batches.idle and not self._steps
+        return self.local.idle and self.remote.idle and self.batches.idle and not self.steps
 
     async def _settle(self) -> None:
         """Nothing is under way: answer who waits, unless rows are left that will be tried again soon."""
@@ -327,39 +313,6 @@ class Session:
 
     # -- what others call ----------------------------------------------------------------------------------------
 
-    def post(self, step: Step) -> None:
-        """Have the loop run a step. From the loop's thread."""
-        self._steps.append(step)
-        self._wake.set()
-
-    async def call(self, step: Step) -> None:
-        """Have the loop run a step, and wait for it.
-
-        :raises EndedError: the session has ended, and the step hasn't been run, or not to its end
-        """
-        if self._ended:
-            raise EndedError
-        done: asyncio.Future[None] = self._loop.create_future()
-
-        async def run() -> None:
-            await step()
-            if not done.done():
-                done.set_result(None)
-
-        self.post(run)
-        self._calls.add(done)
-        try:
-            await done
-        finally:
-            self._calls.discard(done)
-
-    def _end_calls(self) -> None:
-        """Nobody may wait for a loop that doesn't run any more."""
-        self._ended = True
-        for done in self._calls:
-            if not done.done():
-                done.set_exception(EndedError())
-
     async def settle(self) -> None:
         """Look at everything on both sides, and wait until the mapping has settled."""
         self.local.scan()
@@ -367,7 +320,7 @@ class Session:
         self.batches.retry_all()
         goal = Goal(self._loop.create_future(), self.local.wanted_scans, self.remote.wanted_checks)
         self._goals.append(goal)
-        self._wake.set()
+        self.steps.wake()
         await goal.done
 
     def rescan(self) -> None:
@@ -380,7 +333,7 @@ class Session:
         """The connection is back: what failed may be tried at once."""
         self.batches.retry_all()
         self.remote.connection_is_back()
-        self._wake.set()
+        self.steps.wake()
 
     def stopped(self, stop: Stop | None) -> None:
         """What the guard has said in an earlier session."""
@@ -394,13 +347,13 @@ class Session:
     def reconsider(self) -> None:
         """Somebody has approved what stopped the mapping, or resumed it."""
         self.batches.reconsider()
-        self._wake.set()
+        self.steps.wake()
 
     def drain(self) -> None:
         """Start nothing new; `run` ends when what is under way has ended."""
         self._draining = True
         self.batches.draining = True
-        self._wake.set()
+        self.steps.wake()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -418,7 +371,7 @@ class Session:
         events, overflows = self.watcher.events, self.watcher.overflows
         self._metrics.watch(events - self._seen_events[0], overflows - self._seen_events[1])
         self._seen_events = (events, overflows)
-        self._wake.set()
+        self.steps.wake()
 
     async def _rehashed(self, path: str, known: Local, found: Local, again: bool) -> bool:
         """Damage is repaired where that can be done, or told. False: not now (a path with an action under way is looked
@@ -429,7 +382,7 @@ class Session:
         row = await self._db(lambda store: store.row(path))
         action = repair.of_file(row, known, self._config.mode) if damaged else None
         if action is not None:
-            outcome = await repair.run(action, batches=self.batches, call=self.call)
+            outcome = await repair.run(action, batches=self.batches, call=self.steps.call)
             if outcome is not None and outcome.result is Result.APPLIED:
                 self._metrics.error(of_problem(Reason.BAD_DIGEST))
                 log = get_logger(mapping=self._config.name)
@@ -437,12 +390,12 @@ class Session:
                 return True
             if again and (outcome is None or isinstance(outcome.error, StoreUnavailableError)):
                 return False
-        await self.call(lambda: self.local.rehashed(path, known, found))
+        await self.steps.call(lambda: self.local.rehashed(path, known, found))
         return True
 
     def _stat_changed(self, paths: list[str]) -> None:
         self.local.hints.add_ready(paths)
-        self._wake.set()
+        self.steps.wake()
 
     def _make_room(self, disk: bool) -> None:
         """The bucket is full, or the `disk`: what only waits to be purged is purged now, and the trash gives way."""
@@ -451,7 +404,7 @@ class Session:
 
     def _feed_lost(self, error: JetsyncError) -> None:
         self._lost = error
-        self._wake.set()
+        self.steps.wake()
 
     def _outcomes(self, pass_on: Callable[[list[Outcome]], None]) -> Callable[[list[Outcome]], None]:
         def handle(outcomes: list[Outcome]) -> None:

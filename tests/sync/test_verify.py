@@ -99,7 +99,7 @@ class Home:
             db=self.db,
             scope=session.scope,
             batches=session.batches,
-            call=session.call,
+            call=session.steps.call,
             repair=repair,
             grace=grace,
             progress=progress,
