@@ -9,6 +9,9 @@ A directory is watched *before* it is listed, so that what appears in it is eith
 and it is hinted after that, so that the scan which follows the hint sees whatever came before the watch. When the
 kernel's queue overflows the watches themselves may be wrong (a missed mkdir or rename), so the tree is walked and
 watched anew, and only then everything is hinted.
+
+A directory that can't be watched or listed because its permissions, or those of one above it, forbid it is remembered,
+and tried again when the permissions of either change.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ _IS_DIRECTORY = int(InotifyConstants.IN_ISDIR)
 _APPEARED = int(InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO)
 _VANISHED = int(InotifyConstants.IN_DELETE | InotifyConstants.IN_MOVED_FROM)
 _REMOVED = int(InotifyConstants.IN_DELETE)
+_ATTRIBUTES = int(InotifyConstants.IN_ATTRIB)
 
 # The directory is gone, isn't one any more, or its path is longer than the kernel takes: the next rescan sees to it.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
@@ -89,6 +93,7 @@ class InotifyTree(WatchCallback):
         self._numbers = itertools.count(1)
         self._watched: dict[WatchDescriptor, _Watched] = {}
         self._by_path: dict[str, WatchDescriptor] = {}
+        self._forbidden: set[str] = set()  # directories that we may not watch, list, or reach
         self._inotify: InotifyFD | None = None
         self._device = 0
         self.identity = (0, 0)  # device and inode of the root that is watched
@@ -126,6 +131,7 @@ class InotifyTree(WatchCallback):
             inotify, self._inotify = self._inotify, None
             self._watched.clear()
             self._by_path.clear()
+            self._forbidden.clear()
         if inotify is not None:
             inotify.stop()
             if inotify is not threading.current_thread():
@@ -176,6 +182,8 @@ class InotifyTree(WatchCallback):
         self.events += 1
         if not encoded:
             if not watched.path:
+                if mask & _ATTRIBUTES and self._permit(""):
+                    self._watch_tree("")
                 self._on_hint(EVERYTHING)  # the root itself was moved, removed, unmounted, or got other permissions
             return  # of a subdirectory itself: its parent tells the same, with its name
         name = os.fsdecode(encoded)
@@ -189,7 +197,8 @@ class InotifyTree(WatchCallback):
             self._forget([path])  # it was empty, or its subdirectories were told before
         elif mask & (_VANISHED | _APPEARED):
             self._forget_tree(path)
-        if mask & _APPEARED:
+        was_forbidden = self._permit(path)
+        if mask & _APPEARED or (mask & _ATTRIBUTES and was_forbidden):
             self._watch_tree(path)
         self._on_hint(path + "/")
 
@@ -220,8 +229,11 @@ class InotifyTree(WatchCallback):
         try:
             with os.scandir(f"{self._root}/{directory}") as found:
                 return [one.name for one in found if one.is_dir(follow_symlinks=False)]
+        except PermissionError:
+            self._forbidden.add(directory)
+            return []
         except OSError:
-            return []  # gone, or unreadable: the scan tells
+            return []  # gone: the scan tells
 
     def _watch(self, path: str) -> bool:
         if path and (names.reserved_name(path.rpartition("/")[2], directory=True) or self._ignore(path)):
@@ -233,12 +245,15 @@ class InotifyTree(WatchCallback):
             if path and os.lstat(absolute).st_dev != self._device:
                 return False  # a nested mount isn't part of the tree
             wd = self._inotify.add_callback(os.fsencode(absolute), _MASK, self, number)
+        except PermissionError:
+            wd = WatchDescriptor(-1)
         except OSError as exc:
             if exc.errno in _NOT_THERE:
                 return False
             raise
         if wd < 0:
-            return False  # no permission: the scan tells
+            self._forbidden.add(path)  # the scan tells
+            return False
         before = self._watched.get(wd)
         self._watched[wd] = _Watched(path, number)
         self._by_path[path] = wd
@@ -248,6 +263,12 @@ class InotifyTree(WatchCallback):
             if before.path != path and self._by_path.get(before.path) == wd:
                 del self._by_path[before.path]
         return True
+
+    def _permit(self, path: str) -> bool:
+        """Forget what was forbidden at or below `path`; whether anything was."""
+        inside = {one for one in self._forbidden if not path or one == path or one.startswith(path + "/")}
+        self._forbidden -= inside
+        return bool(inside)
 
     def _forget_tree(self, path: str) -> None:
         if path not in self._by_path:
@@ -267,6 +288,7 @@ class InotifyTree(WatchCallback):
         """Walk the tree again. Directories that are still there keep their kernel watch, and so lose no event."""
         before = set(self._watched)
         self._by_path.clear()
+        self._forbidden.clear()
         self._watch_tree("")
         now = set(self._by_path.values())
         self._unwatch([wd for wd in before if wd not in now])

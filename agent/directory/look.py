@@ -46,11 +46,13 @@ class Look:
 
     signature: of what was found (None when absent or unreadable). side: the Entry of a link or of an empty directory,
     an Obstacle, or None: of a file the content isn't known yet, and a directory that holds something isn't an entry.
+    links: how many names a file has, here or elsewhere.
     """
 
     kind: LookKind
     signature: Signature | None = None
     side: Entry | Obstacle | None = None
+    links: int = 1
 
     @property
     def local(self) -> Local | None:
@@ -176,7 +178,7 @@ class Looker:
             limit = self.options.max_size
             if limit is not None and status.st_size > limit:
                 return Look("obstacle", signature_of(status), Obstacle(Reason.MAX_SIZE, f"{status.st_size} bytes"))
-            return Look("file", signature_of(status))
+            return Look("file", signature_of(status), links=status.st_nlink)
         if kind == stat.S_IFDIR:
             return Look("directory")
         if kind == stat.S_IFLNK:

@@ -27,7 +27,7 @@ from agent.observe.metrics import MappingMetrics
 from agent.state import StateStore
 from agent.sync.db import Db
 from agent.sync.hints import Absent, Hints, Looking
-from agent.sync.looks import Survey, survey
+from agent.sync.looks import Survey, other_names, survey
 from agent.sync.rehash import store_found
 
 # Paths in one look job; small enough that results come early, large enough that thread hops don't matter.
@@ -70,6 +70,8 @@ class LocalSide:
         self._stop = False
         self._jobs = 0
         self._looks = 0  # jobs that have ended
+        self._linked: dict[int, tuple[int, int, int]] = {}  # files whose other names are to be looked at
+        self._finding = False  # these names
         self.filters = filters
         self.hints = Hints(settle=config.settle, settle_max=config.settle_max)
         self.looking: set[str] = set()
@@ -116,7 +118,8 @@ class LocalSide:
     @property
     def idle(self) -> bool:
         """Nothing is being looked at or waits to be."""
-        return not (self.looking or self.hints or self._entries or self._wanted or self._scanning)
+        looking = self.looking or self._linked or self._finding
+        return not (looking or self.hints or self._entries or self._wanted or self._scanning)
 
     @property
     def searching(self) -> bool:
@@ -159,6 +162,10 @@ class LocalSide:
             await self._start_look(paths, large=False)
         if self._wanted and not self._scanning:
             await self._start_scan()
+        if self._linked and not self._finding:
+            self._finding = True
+            linked, self._linked = self._linked, {}
+            self._spawn(self._find_linked(linked), f"hard links {self._config.name}")
 
     def _visible(self, path: str) -> bool:
         """Whether a hint can concern this mapping: an allowed file, or a directory that may hold some."""
@@ -222,6 +229,22 @@ class LocalSide:
             await self._hinted([path for path in below if path not in self.looking and path not in hollow])
         if any(map(_is_ignore_file, found.changed)):
             self._filters_may_change()
+        self._linked |= found.linked
+
+    async def _find_linked(self, linked: dict[int, tuple[int, int, int]]) -> None:
+        """Look at the other names of files that were changed in place."""
+
+        def find() -> list[str]:
+            with self._db.reader() as reader:
+                return other_names(reader, linked)
+
+        paths = await asyncio.to_thread(find)
+
+        async def found() -> None:
+            self._finding = False
+            await self._hinted(paths)
+
+        self._post(found)
 
     # -- scans ---------------------------------------------------------------------------------------------------
 

@@ -4,16 +4,20 @@
 isn't racy means an equal file, and costs one lstat. Small files are hashed at once; large ones are named in `large`,
 so that each can be hashed in a job of its own while others go on. A path that is a directory now is named in
 `directories`: the caller scans below it. A path that isn't there, or isn't a directory any more, may have had paths
-below it; `hollow` names those, and the caller looks at the rows below.
+below it; `hollow` names those, and the caller looks at the rows below. A file with several names that was changed in
+place has changed under all of them, while the kernel tells of the one that was used: `linked` has its inode, and
+`other_names` finds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.core.entries import Entry, Kind, Local, Obstacle, Reason, Row
 from agent.directory import Directory
+from agent.state import StateReader
+from agent.state.rows import FILE
 
 # Files up to this size are hashed within the survey of their lot.
 LARGE = 8 << 20
@@ -21,7 +25,8 @@ LARGE = 8 << 20
 
 @dataclass(slots=True)
 class Survey:
-    """changed: path -> its new local side (None = absent). refreshed: only the racy flag or the signature changed."""
+    """changed: path -> its new local side (None = absent). refreshed: only the racy flag or the signature changed.
+    linked: inode -> size and times of files with several names that were changed in place."""
 
     changed: dict[str, Local | None] = field(default_factory=dict)
     refreshed: dict[str, Local] = field(default_factory=dict)
@@ -29,6 +34,7 @@ class Survey:
     directories: list[str] = field(default_factory=list)
     hollow: list[str] = field(default_factory=list)
     looked: list[str] = field(default_factory=list)
+    linked: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
 
 def survey(directory: Directory, rows: Sequence[Row], *, large_too: bool, stop: Callable[[], bool]) -> Survey:
@@ -70,8 +76,25 @@ def _look(directory: Directory, row: Row, result: Survey, *, large_too: bool) ->
     local = directory.read(path)
     if local is not None:
         _note(row, local, result)
+        if look.links > 1 and path in result.changed:
+            _note_linked(known, local, result)
     elif row.local is not None:
         result.changed[path] = None
+
+
+def _note_linked(known: Local | None, local: Local, result: Survey) -> None:
+    before, now = known.signature if known else None, local.signature
+    if before is not None and now is not None and before.inode == now.inode:
+        result.linked[now.inode] = (now.size, now.mtime_ns, now.ctime_ns)
+
+
+def other_names(rows: StateReader, linked: Mapping[int, tuple[int, int, int]]) -> list[str]:
+    """The paths that were files of these inodes when they were last looked at, and had another size or other times."""
+    return [
+        path
+        for path, kind, size, mtime_ns, ctime_ns, inode, _, _ in rows.local_signatures()
+        if kind == FILE and inode in linked and linked[inode] != (size, mtime_ns, ctime_ns)
+    ]
 
 
 def _is_known(side: Entry | Obstacle) -> bool:
