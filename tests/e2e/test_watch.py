@@ -123,7 +123,7 @@ def tree_of(files: int) -> dict[str, bytes]:
 
 
 def test_a_tree_that_is_moved_in_renamed_and_moved_out_again(live: Live):
-    tree = tree_of(1500)
+    tree = tree_of(700)
     write_tree(live.outside / "tree", tree)
 
     (live.outside / "tree").rename(live.a / "tree")
@@ -389,9 +389,16 @@ CREATE = """if 1:
 """
 
 
+def count(root: Path) -> int:
+    """Files below a directory of the layout above."""
+    return sum(len(os.listdir(root / name)) for name in os.listdir(root) if name != ".jetsync")
+
+
 def burst(make_agent: MakeAgent, files: int, *, stopped: bool, timeout: float) -> tuple[float, float]:
     """Several processes make files while the agent stands still or not; seconds until all is there, and overflows."""
     a, b = (make_agent(name, poll_interval="1h", max_delete="100%") for name in "ab")
+    for number in range(45):  # the others come with the burst
+        (a.directory() / f"d{number}").mkdir()
     with running(a, b) as (process, _):
         before = time.monotonic()
         if stopped:
@@ -403,22 +410,22 @@ def burst(make_agent: MakeAgent, files: int, *, stopped: bool, timeout: float) -
         assert [maker.wait(timeout) for maker in makers] == [0] * 4
         process.signal(signal.SIGCONT)
         expected = {f"d{number % 50}/f{number}": File(b"content %d" % number) for number in range(files)}
-        eventually(
-            lambda: sum(len(names) for _, _, names in os.walk(b.directory())) > files, timeout=timeout, interval=1
-        )
+        eventually(lambda: count(b.directory()) == files, timeout=timeout, interval=1)
         eventually(lambda: read_tree(b.directory()) == expected, timeout=timeout, interval=1)
         seconds = time.monotonic() - before
         overflows = process.metrics()['jetsync_watch_overflows_total{mapping="files",source="local"}']
 
-        (a.directory() / "d7/f7").write_bytes(b"changed")  # directories that came in the burst are watched
+        (a.directory() / "d47/f47").write_bytes(b"changed")  # directories that came in the burst are watched
         (a.directory() / "d8/f8").unlink()
-        eventually(lambda: (b.directory() / "d7/f7").read_bytes() == b"changed")
+        eventually(lambda: (b.directory() / "d47/f47").read_bytes() == b"changed")
         eventually(lambda: not (b.directory() / "d8/f8").exists())
     return seconds, overflows
 
 
 def test_a_burst_that_overflows_the_queue_of_the_kernel_arrives_whole(make_agent: MakeAgent):
-    _, overflows = burst(make_agent, 6000, stopped=True, timeout=50)
+    if int(Path("/proc/sys/fs/inotify/max_queued_events").read_text()) > 16_384:
+        pytest.skip("the queue of this kernel is too long to fill quickly")
+    _, overflows = burst(make_agent, 6400, stopped=True, timeout=50)  # three events for each file
 
     assert overflows > 0
 
@@ -528,8 +535,8 @@ def publish(stock: Stock, bucket: str, objects: dict[str, bytes | None]) -> None
 def behind(
     make_agent: MakeAgent, stock: Stock, bucket: str, metas: int, *, how: str, timeout: float
 ) -> dict[str, float]:
-    """The agent knows a fifth of the names; then `metas` metas are written unseen: half of what it knows is deleted, the
-    other half overwritten, the rest is new."""
+    """The agent knows a fifth of the names; then `metas` metas are written unseen: half of what it knows is deleted,
+    the other half overwritten, the rest is new. Seconds, and MiB of memory."""
     known = metas // 5
     agent = make_agent(max_delete="100%")
     write_tree(agent.directory(), {f"d{number % 100}/{number}": b"old" for number in range(known)})
@@ -558,7 +565,7 @@ def behind(
         def arrived() -> bool:
             with contextlib.suppress(AssertionError, OSError):
                 peak[0] = max(peak[0], process.rss())
-            return sum(len(names) for _, _, names in os.walk(agent.directory())) == len(expected) + 1  # and root.json
+            return count(agent.directory()) == len(expected)
 
         eventually(arrived, timeout=timeout, interval=0.2)
         seconds = time.monotonic() - began
@@ -569,9 +576,8 @@ def behind(
         process.kill()
 
 
-@pytest.mark.parametrize("how", ["down", "stopped"])
-def test_an_agent_that_is_behind_by_many_metas_catches_up(make_agent: MakeAgent, stock: Stock, bucket: str, how: str):
-    behind(make_agent, stock, bucket, 5000, how=how, timeout=50)
+def test_an_agent_that_is_behind_by_many_metas_catches_up(make_agent: MakeAgent, stock: Stock, bucket: str):
+    behind(make_agent, stock, bucket, 5000, how="down", timeout=50)
 
 
 @pytest.mark.slow
