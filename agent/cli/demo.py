@@ -72,7 +72,7 @@ async def _demo(folder: Path) -> None:
         embedded = {"embedded": {"store_dir": str(folder / "nats"), "port": 0}}
         first = await stack.enter_async_context(Supervisor(from_dict(config("paris", paris, embedded), base=folder)))
         say("1. paris runs an embedded nats-server with JetStream on loopback")
-        server = first.embedded
+        server = first.uplink.embedded
         assert server is not None
         password = folder / "password"
         password.write_text(server.password)

@@ -73,6 +73,11 @@ class JetsyncClient(Client):
     def server_version_text(self) -> str:
         return str(self._server_info.get("version", ""))
 
+    @property
+    def serves_jetstream(self) -> bool:
+        """Whether this very server has JetStream; another one of its cluster may have it all the same."""
+        return bool(self._server_info.get("jetstream"))
+
     def abort(self) -> None:
         """Drop the socket now: nats-py's orderly close waits until a dead peer has taken what is still unsent."""
         writer = getattr(self._transport, "_io_writer", None)

@@ -39,6 +39,7 @@ PING_INTERVAL = 5.0
 MAX_PINGS = 2
 RECONNECT_WAIT = 0.5
 REPLACE_AFTER = 60.0
+_ELSEWHERE = 1.0
 """A client that hasn't come back for so long is replaced: it re-reads the TLS files, and can't be stuck."""
 MAX_SUBJECT = 3000
 """Subject, reply and sizes must fit into the server's control line of 4096 bytes, or it closes the connection."""
@@ -384,6 +385,8 @@ class Connection:
     async def _check_jetstream(self, deadline: float) -> None:
         """JetStream answers, or we say why not. No permission for $JS.API.INFO is fine: it isn't needed otherwise."""
         where = f"JetStream domain {self.domain!r}" if self.domain else "JetStream"
+        if not self.domain and self._client is not None and not self._client.serves_jetstream:
+            deadline = min(deadline, time.monotonic() + _ELSEWHERE)  # only another server of the cluster can have it
         while True:
             left = deadline - time.monotonic()
             try:

@@ -100,7 +100,7 @@ def handlers(supervisor: Supervisor) -> dict[str, Any]:
 
     def for_buckets(work: buckets.Work) -> Any:
         async def handle(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
-            return await work(supervisor.config, supervisor.connection_now(), args)
+            return await work(supervisor.config, supervisor.uplink.connection_now(), args)
 
         return handle
 
@@ -128,7 +128,7 @@ async def plan_once(config: Config, *, names: Sequence[str], timeout: float) -> 
 async def _sync(supervisor: Supervisor, *, names: Sequence[str], timeout: float, offline_ok: bool) -> dict[str, Any]:
     reports = await supervisor.sync(names, timeout=timeout)
     result = _result(reports)
-    if offline_ok and any(report.exit_code == 5 for report in reports) and not supervisor.online:
+    if offline_ok and any(report.exit_code == 5 for report in reports) and not supervisor.uplink.online:
         result["offline_ok"] = await supervisor.converged_before(names)
     return result
 
@@ -157,4 +157,4 @@ async def _connected(config: Config) -> AsyncIterator[Connection]:
             yield connection
         return
     async with Supervisor(config) as supervisor:
-        yield await supervisor.connection()
+        yield await supervisor.uplink.connection()

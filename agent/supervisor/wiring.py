@@ -17,29 +17,24 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from agent.config.model import Config
 from agent.config.model import Mapping as MappingConfig
-from agent.embedded import EmbeddedServer
-from agent.errors import ConnectError, JetsyncError, NotAllowedError, StateError, UsageError
-from agent.objectstore import Connection
-from agent.observe.logging import Once, get_logger
+from agent.errors import JetsyncError, StateError, UsageError
+from agent.observe.logging import get_logger
 from agent.observe.metrics import Metrics, program_version
 from agent.observe.readiness import MappingReadiness, Readiness
-from agent.observe.status import AgentStatus, NatsStatus
+from agent.observe.status import AgentStatus
 from agent.state import StateLock, lock, lock_for_reading
+from agent.supervisor.uplink import Uplink
 from agent.sync.mapping import DRAIN_SECONDS, MappingSync
-from agent.sync.remotes import Remotes
 from agent.sync.report import Report
 from agent.sync.retry import Backoff
 
 T = TypeVar("T")
 
-CONNECT_SECONDS = 5.0
-RTT_INTERVAL = 15.0
 METRICS_INTERVAL = 2.0
 
 
@@ -58,19 +53,11 @@ class Supervisor:
         self._config_path = config_path
         self.metrics = metrics or Metrics()
         self._log = get_logger()
-        self._once = Once()
         self._lock: StateLock | None = None
-        self._embedded: EmbeddedServer | None = None
-        self._connection: Connection | None = None
-        self._remotes = Remotes(config.buckets)
+        self.uplink = Uplink(config, self.metrics, self._connection_is_back)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._mappings: dict[str, MappingSync] = {}
         self._started_at = time.time()
-        self._rtt: float | None = None
-        self._offline_since: float | None = time.monotonic()
-        self._connect_error: ConnectError | None = None
-        self._closing = False
-        self._connected = asyncio.Event()
 
     # -- start and stop ------------------------------------------------------------------------------------------
 
@@ -84,9 +71,8 @@ class Supervisor:
         try:
             if not self._dry:
                 await asyncio.to_thread((state_dir / "mappings").mkdir, mode=0o700, exist_ok=True)
-            if self.config.nats.embedded is not None:
-                await self._start_embedded()
-            self._spawn("connect", self._stay_connected())
+            await self.uplink.start_embedded()
+            self._spawn("connect", self.uplink.run())
             self._spawn("metrics", self._keep_metrics())
         except BaseException:
             await self.__aexit__()
@@ -94,29 +80,16 @@ class Supervisor:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        self._closing = True
+        self.uplink.closing()
         await self._stop_mappings()
         left = set(self._tasks.values())
         while left:  # Python 3.11's asyncio.wait_for, which nats-py uses, can swallow a cancellation: repeat it
             for task in left:
                 task.cancel()
             _, left = await asyncio.wait(left, timeout=1.0)
-        await self._remotes.close()
-        if self._connection is not None:
-            await self._connection.close()
-        if self._embedded is not None:
-            await self._embedded.stop()
+        await self.uplink.close()
         if self._lock is not None:
             self._lock.release()
-
-    async def _start_embedded(self) -> None:
-        embedded = self.config.nats.embedded
-        assert embedded is not None
-        self._embedded = EmbeddedServer(
-            store_dir=embedded.store_dir, state_dir=self.config.state_dir, port=embedded.port
-        )
-        await self._embedded.start()
-        self._log.info("embedded_server", url=self._embedded.url)
 
     async def _stop_mappings(self) -> None:
         """Drain: nothing new; what is under way ends, or is cancelled after a bounded time."""
@@ -134,32 +107,9 @@ class Supervisor:
     def _spawn(self, name: str, work: Any) -> None:
         self._tasks[name] = asyncio.create_task(work, name=name)
 
-    # -- the connection ------------------------------------------------------------------------------------------
-
-    async def _stay_connected(self) -> None:
-        """Connect, however long it takes; afterwards the connection keeps itself up. Measures the round trip."""
-        backoff = Backoff(base=0.25, ceiling=15.0)
-        while self._connection is None:
-            try:
-                self._connection = await self._open()
-            except ConnectError as error:
-                self._connect_error = error
-                self._remotes.unreachable(error)
-                if self._once.news("connect", str(error)):
-                    self._log.warning("not_connected", error=error.message, remedy=error.remedy)
-                await asyncio.sleep(backoff.next())
-        self._connection.on_change(self._connection_changed)
-        self._connection_changed(True)
-        self._remotes.attach(self._connection)
-        self._connected.set()
-        self._log.info("connected", server=self._connection.url, version=_dotted(self._connection.server_version))
+    def _connection_is_back(self) -> None:
         for mapping in self._mappings.values():
             mapping.poke()
-        while True:
-            with suppress(JetsyncError):
-                self._rtt = await self._connection.rtt()
-                self.metrics.rtt(self._rtt)
-            await asyncio.sleep(RTT_INTERVAL)
 
     async def _keep_metrics(self) -> None:
         """Show what the mappings say of themselves; counters count by themselves."""
@@ -167,33 +117,6 @@ class Supervisor:
             for mapping in list(self._mappings.values()):
                 await mapping.show_metrics()
             await asyncio.sleep(METRICS_INTERVAL)
-
-    async def _open(self) -> Connection:
-        name = f"jetsync {self.config.name}"
-        if self._embedded is None:
-            return await Connection.open(self.config.nats, name=name, timeout=CONNECT_SECONDS)
-        return await Connection.open(
-            self.config.nats,
-            name=name,
-            timeout=CONNECT_SECONDS,
-            servers=[self._embedded.url],
-            user=self._embedded.user,
-            password=self._embedded.password,
-        )
-
-    def _connection_changed(self, connected: bool) -> None:
-        self.metrics.connected(connected)
-        if connected:
-            if self._offline_since is not None and self._remotes.connection is not None:
-                self.metrics.reconnected()
-                self._log.info("reconnected")
-            self._offline_since = None
-            self._connect_error = None
-            for mapping in self._mappings.values():
-                mapping.poke()
-        elif self._offline_since is None and not self._closing:
-            self._offline_since = time.monotonic()
-            self._log.warning("disconnected", server=self._connection.url if self._connection else "")
 
     # -- mappings ------------------------------------------------------------------------------------------------
 
@@ -223,7 +146,7 @@ class Supervisor:
                 config=config,
                 agent_name=self.config.name,
                 state_path=self._state_path(config.name),
-                remotes=self._remotes,
+                remotes=self.uplink.remotes,
                 metrics=self.metrics.mapping(
                     config.name, bucket=config.bucket, mode=config.mode, expected_interval=config.rescan * 1.25
                 ),
@@ -266,7 +189,7 @@ class Supervisor:
                     config=config,
                     agent_name=self.config.name,
                     state_path=folder / f"{config.name}.db",
-                    remotes=self._remotes,
+                    remotes=self.uplink.remotes,
                     metrics=metrics.mapping(config.name, bucket=config.bucket, mode=config.mode),
                     dry=True,
                 )
@@ -299,7 +222,9 @@ class Supervisor:
         tasks = {asyncio.create_task(question): mapping for mapping, question in questions}
         try:
             while waiting := {task: mapping for task, mapping in tasks.items() if not task.done()}:
-                if self._given_up(timeout) or all(_waits_too_long(mapping, timeout) for mapping in waiting.values()):
+                if self.uplink.given_up(timeout) or all(
+                    _waits_too_long(mapping, timeout) for mapping in waiting.values()
+                ):
                     break
                 await asyncio.wait(waiting, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
             return [
@@ -311,72 +236,33 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _given_up(self, timeout: float) -> bool:
-        if isinstance(self._connect_error, NotAllowedError):
-            return True
-        return self._offline_since is not None and time.monotonic() - self._offline_since > timeout
-
     def _why_unreached(self, mapping: MappingSync, timeout: float) -> JetsyncError:
-        servers = ", ".join(self.config.nats.shown_servers) or "the embedded server"
-        error: JetsyncError = self._connect_error or ConnectError(
-            f"no answer from {servers}", remedy="see whether it runs, and that `nats.servers` is right"
-        )
-        if self._remotes.online and mapping.waiting is not None and _waits_too_long(mapping, timeout):
-            error = mapping.waiting[1]
-        return error
+        if self.uplink.online and mapping.waiting is not None and _waits_too_long(mapping, timeout):
+            return mapping.waiting[1]
+        return self.uplink.why_not()
 
     async def converged_before(self, names: Sequence[str]) -> bool:
         """Whether every mapping's state says that it had converged once (`sync --offline-ok`)."""
         found = [await self._mappings[config.name].converged_before() for config in self.select(names)]
         return all(found)
 
-    @property
-    def embedded(self) -> EmbeddedServer | None:
-        return self._embedded
-
-    async def connection(self) -> Connection:
-        """The connection, as soon as there is one."""
-        await self._connected.wait()
-        assert self._connection is not None
-        return self._connection
-
-    def connection_now(self) -> Connection:
-        """The connection, for work that shouldn't wait for one.
-
-        :raises ConnectError: there is none (yet)
-        """
-        if self._connection is None:
-            raise self._connect_error or ConnectError("not connected yet", remedy="try again in a moment")
-        return self._connection
-
-    @property
-    def online(self) -> bool:
-        return self._remotes.online
-
     # -- what it says of itself ----------------------------------------------------------------------------------
 
     async def status(self) -> AgentStatus:
-        connection = self._connection
         return AgentStatus(
             name=self.config.name,
             version=program_version(),
             pid=os.getpid(),
             started=self._started_at,
             config=str(self._config_path or ""),
-            nats=NatsStatus(
-                connected=self._remotes.online,
-                server=connection.url if connection else ", ".join(self.config.nats.shown_servers),
-                version=_dotted(connection.server_version) if connection else "",
-                rtt=self._rtt,
-                reconnects=connection.reconnects if connection else 0,
-            ),
+            nats=self.uplink.status(),
             mappings=tuple([await mapping.status() for mapping in self._mappings.values()]),
         )
 
     def readiness(self) -> Readiness:
         return Readiness(
             started=len(self._mappings) == len(self.config.mappings),
-            connected=self._remotes.online,
+            connected=self.uplink.online,
             mappings=[
                 MappingReadiness(
                     name=mapping.config.name,
@@ -431,7 +317,3 @@ def copy_state(source: Path, target: Path) -> None:
             f"the state store {source} can't be copied for a plan: {error.strerror}",
             remedy="see whether it can be read, and that there is space for temporary files",
         ) from error
-
-
-def _dotted(version: Sequence[int]) -> str:
-    return ".".join(map(str, version))
