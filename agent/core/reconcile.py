@@ -3,6 +3,8 @@
 `reconcile(row, rules)` is a pure function: no IO, no clock, no other path. It reads like the table of section 4:
 
     an obstacle on either side      nothing is done to either, and the ancestor is dropped: never a deletion
+                                    (a file that is being written only waits, and keeps it: else it would be in
+                                    conflict with its own earlier version when it is read at last)
     both sides absent               nothing is left of the path
     both sides, equal content       only the ancestor changes ("both changed, equal"); this one rule gives crash
                                     recovery, first contact of equal trees, and makes our own echo nothing to do.
@@ -25,7 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from agent.core.entries import Ancestor, Entry, Gone, Kind, Mode, Obstacle, Policy, Row
+from agent.core.entries import Ancestor, Entry, Gone, Kind, Mode, Obstacle, Policy, Reason, Row
 
 
 class Do(Enum):
@@ -79,10 +81,12 @@ def reconcile(row: Row, rules: Rules) -> Decision:
     local, remote = row.local_side, row.remote_side
     if row.path.endswith("/") and not rules.empty_directories:
         return _forget(row, "empty directories don't travel")
-    if isinstance(local, Obstacle):
-        return _forget(row, f"{local.reason.value} locally")
     if isinstance(remote, Obstacle):
         return _forget(row, f"{remote.reason.value} remotely")
+    if isinstance(local, Obstacle):
+        if local.reason is Reason.CHANGING:
+            return Decision(Do.NOTHING, row.ancestor, "changing locally")
+        return _forget(row, f"{local.reason.value} locally")
     # An ancestor beside a remote that was never seen says nothing: an object that was agreed on and is gone has a
     # marker, or `gone` once a full listing has confirmed it. Until then its absence is not a deletion.
     ancestor = row.ancestor if row.remote else None

@@ -160,6 +160,16 @@ def test_an_obstacle_is_left_alone_and_costs_the_ancestor(mode, ancestor, local,
     assert decision.ancestor is None
 
 
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("remote", [None, F1, F2])
+def test_a_file_that_is_being_written_is_left_alone_and_keeps_its_ancestor(mode, remote):
+    agreed_on = row(F1, Obstacle(Reason.CHANGING), remote)
+
+    decision = reconcile(agreed_on, rules(mode))
+
+    assert (decision.do, decision.ancestor) == (Do.NOTHING, agreed_on.ancestor)
+
+
 def test_entries_of_empty_directories_are_left_alone_unless_they_travel():
     entry = Entry(Kind.DIRECTORY)
     assert reconcile(row(None, entry, path="d/"), TWO_WAY).do is Do.NOTHING

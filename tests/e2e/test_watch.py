@@ -317,6 +317,33 @@ def test_a_file_growing_for_a_minute_arrives_whole_and_between_only_as_it_was(li
     grow(live, 60, 0.02)
 
 
+def test_a_large_file_that_changes_each_time_it_is_read_makes_no_conflict_with_itself(make_agent: MakeAgent):
+    agent = make_agent(watch=False)
+    path = agent.directory() / "large.log"
+    path.write_bytes(bytes(40 << 20))
+    agent.sync()
+    stop = threading.Event()
+
+    def write() -> None:
+        with path.open("ab", buffering=0) as file:
+            while not stop.wait(0.001):
+                file.write(b"line\n")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        during = agent.sync(exit=3)
+    finally:
+        stop.set()
+        writer.join()
+    assert [problem["reason"] for problem in during["problems"]] == ["changing"]
+
+    after = agent.sync()
+
+    assert (after["uploads"], after["conflict_copies"], after["conflicts"]) == (1, [], [])
+    assert sorted(os.listdir(agent.directory())) == [".jetsync", "large.log"]
+
+
 def test_a_change_of_equal_size_and_time_is_seen(live: Live):
     path = live.a / "same"
     path.write_bytes(b"one")
