@@ -5,7 +5,8 @@ sliding window of ten minutes, against the number of ancestors that there were w
 
     the window     deletions that were carried out, each lot with its time and the ancestors there were before it
     pending        deletions that are planned and not carried out yet
-    allowed        that many of the pending ones a person has approved; they count neither now nor in the window later
+    allowed        that many of the pending ones a person has approved; they count neither now nor in the window later.
+                   Until the first of them is carried out, more than were shown aren't approved at all
 
 What is counted is decided by the planner (`Action.loses`): renames, type changes and expired objects lose nothing.
 A deletion that nobody has approved is never split from the others: all that are pending are judged at once.
@@ -68,10 +69,12 @@ class Lot:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One side's deletions of the last ten minutes, oldest first. allowed: how many more a person has approved."""
+    """One side's deletions of the last ten minutes, oldest first. allowed: how many more a person has approved;
+    begun: some of those were carried out."""
 
     lots: tuple[Lot, ...] = ()
     allowed: int = 0
+    begun: bool = False
 
     def at(self, now: float) -> Window:
         """Without what is older than the window, or from a future that a clock set back has left behind."""
@@ -80,14 +83,25 @@ class Window:
     def add(self, count: int, *, ancestors: int, now: float) -> Window:
         """Deletions were carried out. ancestors: how many there were before. Approved ones leave no trace but that."""
         counted = max(0, count - self.allowed)
-        current = replace(self.at(now), allowed=max(0, self.allowed - count))
+        left = max(0, self.allowed - count)
+        current = replace(self.at(now), allowed=left, begun=left > 0)
         if not counted:
             return current
         return replace(current, lots=_merged([*current.lots, Lot(now, counted, ancestors)]))
 
+    def still(self, pending: int) -> Window:
+        """An approval ends with what it was given for: what isn't pending any more needs another one next time."""
+        if pending >= self.allowed:
+            return self
+        return replace(self, allowed=pending, begun=self.begun and pending > 0)
+
     def total(self, pending: int) -> int:
         """What counts against the limit, `pending` deletions included."""
-        return sum(lot.count for lot in self.lots) + max(0, pending - self.allowed)
+        if pending <= self.allowed:
+            pending = 0
+        elif self.begun:
+            pending -= self.allowed
+        return sum(lot.count for lot in self.lots) + pending
 
     def base(self, ancestors: int) -> int:
         """The ancestors at the window's start; `ancestors`: those that there are now."""

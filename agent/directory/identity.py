@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from agent.errors import LockedError, RootError
 
 FILE = "root.json"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LENGTH = 255
 _LONGEST = 4096
@@ -78,10 +80,20 @@ class RootFile:
         """Lock the file, which is there: no other agent works on the root until `close`.
 
         :raises LockedError: another one does
+        :raises RootError: the file isn't one that can be written
         """
         if self._fd is not None:
             return
-        fd = os.open(f"{OWN}/{FILE}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._tree.fd)
+        path = f"{self._tree.path}/{OWN}/{FILE}"
+        try:
+            fd = os.open(f"{OWN}/{FILE}", _WRITE, dir_fd=self._tree.fd)
+        except OSError as exc:
+            raise RootError(
+                f"{path}: can't be written ({exc.strerror})", remedy="make it writable, or remove it"
+            ) from exc
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise RootError(f"{path}: isn't a file", remedy="remove it")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -115,6 +127,14 @@ class RootFile:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=staging)
                 os.close(staging)
+
+    def renew(self, root: RootId) -> None:
+        """Write another identity into a file that holds none. It is locked then.
+
+        :raises LockedError, RootError, PathError, SpaceError
+        """
+        self.lock()
+        self.write(root)
 
     def _place(self, staging: int, temporary: str, own: int) -> None:
         with suppress(FileExistsError):
@@ -171,5 +191,5 @@ def _decode(data: bytes) -> RootId:
     try:
         value = json.loads(data)
         return RootId(str(value["id"]), int(value["generation"]))
-    except (KeyError, TypeError, RecursionError) as exc:
+    except (KeyError, TypeError, OverflowError, RecursionError) as exc:
         raise ValueError("not a root.json") from exc

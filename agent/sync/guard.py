@@ -67,6 +67,7 @@ class Guard:
     def judge(self, store: StateStore, made: Plan, now: float) -> Stop | None:
         """Whether nothing may be changed now, `made` included; the halt is stored. now: seconds since 1970."""
         stored = read_stop(store)
+        self._let_approvals_end(store, now)
         harmless = not losses(made.actions) or not self._may_be_too_much(store, now)
         if stored is None and harmless and not _is_purged(store):
             return None
@@ -76,6 +77,15 @@ class Guard:
         if found != stored:
             write_stop(store, found)
         return found
+
+    def _let_approvals_end(self, store: StateStore, now: float) -> None:
+        windows = read_windows(store, now)
+        if not any(window.allowed for window in windows.values()):
+            return
+        local, remote = store.may_lose(without_ancestor=self._config.mode.mirrors)
+        still: dict[Side, Window] = {"local": windows["local"].still(local), "remote": windows["remote"].still(remote)}
+        if still != windows:
+            write_windows(store, still)
 
     def _may_be_too_much(self, store: StateStore, now: float) -> bool:
         local, remote = store.may_lose(without_ancestor=self._config.mode.mirrors)
@@ -200,7 +210,9 @@ def write_windows(store: StateStore, windows: dict[Side, Window]) -> None:
 def _window(value: dict[str, object]) -> Window:
     lots = value.get("lots", ())
     assert isinstance(lots, list | tuple)
-    return Window(tuple(Lot(**lot) for lot in lots), int(str(value.get("allowed", 0))))
+    return Window(
+        tuple(Lot(**lot) for lot in lots), allowed=int(str(value.get("allowed", 0))), begun=bool(value.get("begun"))
+    )
 
 
 # -- what a person says ------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def check_root(store: StateStore, config: Mapping, directory: Directory, *, dry:
     :raises HaltError: it isn't
     :raises LockedError: another agent works on it
     """
-    known, found = _known_root(store), _found_root(config, directory)
+    known, found = _known_root(store), _found_root(store, config, directory)
     if known is not None and (found is None or found.id != known.id) and store.ancestors():
         raise _other_root(store, config, directory, found)
     if dry:
@@ -91,7 +91,7 @@ def check_root(store: StateStore, config: Mapping, directory: Directory, *, dry:
         except (PathError, SpaceError) as error:  # a read-only root is fine for push modes; a full disk may pass
             get_logger(mapping=config.name).warning("root_not_marked", error=error.message, remedy=error.remedy)
             return
-        found = directory.root_file.read() or found
+        found = _marked(directory, found)
     if directory.read_only:
         _note(store, _Known(found.id, found.generation, found.generation))
         return
@@ -129,10 +129,21 @@ async def keep_generation(db: Db, directory: Directory) -> None:
                 await db(lambda store: raise_generation(store, directory))
 
 
-def _found_root(config: Mapping, directory: Directory) -> RootId | None:
+def _marked(directory: Directory, new: RootId) -> RootId:
+    """What the file says now: `new`, or what another agent has made at the same moment."""
+    try:
+        return directory.root_file.read() or new
+    except RootError:
+        directory.root_file.renew(new)
+        return new
+
+
+def _found_root(store: StateStore, config: Mapping, directory: Directory) -> RootId | None:
     try:
         return directory.root_file.read()
     except RootError as error:
+        if _known_root(store) is None and not store.ancestors():
+            return None  # nothing is known of it, or nothing any more: whatever the file said, it is a first contact
         raise _halt(config, HaltReason.ROOT_REPLACED, error.message, error.remedy) from error
 
 

@@ -54,7 +54,8 @@ def test_approved_deletions_count_neither_now_nor_later():
     window = Window(allowed=60)
     assert not window.exceeds(HALF, 60, ancestors=60)
     done = window.add(25, ancestors=60, now=0.0)
-    assert done == Window(allowed=35)
+    assert done == Window(allowed=35, begun=True)
+    assert not done.exceeds(HALF, 36, ancestors=60)
     assert done.add(35, ancestors=35, now=0.0) == Window()
 
 
@@ -69,3 +70,17 @@ def test_deletions_one_by_one_make_few_entries():
     assert len(window.lots) <= 2
     assert window.total(0) == 1000
     assert window.base(1) == 5000
+
+
+def test_of_what_was_approved_only_what_is_still_pending_stays_approved():
+    window = Window(allowed=11)
+    assert window.still(11) == window
+    assert window.still(5) == Window(allowed=5)
+    assert window.still(0) == Window()
+
+
+def test_more_than_was_approved_is_not_approved_at_all():
+    window = Window(allowed=11)
+    assert not window.exceeds(HALF, 11, ancestors=20)
+    assert window.exceeds(HALF, 12, ancestors=20)
+    assert Window(allowed=2).exceeds(Limit(count=1), 3, ancestors=20)

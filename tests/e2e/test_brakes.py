@@ -357,6 +357,43 @@ def test_more_deletions_than_were_approved_halt_again(synced: Agent, stock: Stoc
     assert stock.contents(bucket) == TREE
 
 
+def test_a_few_more_deletions_than_were_approved_halt_too(synced: Agent, stock: Stock, bucket: str):
+    names = sorted(TREE)
+    for name in names[:11]:
+        (synced.directory() / name).unlink()
+    assert halted(synced) == "max_delete"
+    approve(synced)
+    (synced.directory() / names[11]).unlink()
+    assert "12 entries" in synced.sync(exit=3)["halt"]["detail"]
+    assert stock.contents(bucket) == TREE
+    approve(synced)
+    assert synced.sync()["deletes_remote"] == 12
+
+
+def test_an_approval_is_over_when_the_files_are_back(synced: Agent, stock: Stock, bucket: str):
+    names = sorted(TREE)
+    for name in names[:11]:
+        (synced.directory() / name).unlink()
+    assert halted(synced) == "max_delete"
+    approve(synced)
+    write_tree(synced.directory(), TREE)
+    assert synced.sync()["halt"] is None
+    for name in names[9:]:
+        (synced.directory() / name).unlink()
+    assert halted(synced) == "max_delete"
+    assert stock.contents(bucket) == TREE
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "[]", '{"id": "x", "generation": Infinity}'])
+def test_a_damaged_root_json_halts_and_approving_writes_another(synced: Agent, stock: Stock, bucket: str, text: str):
+    (synced.directory() / ".jetsync/root.json").write_text(text)
+    assert halted(synced) == "root_replaced"
+    assert stock.contents(bucket) == TREE
+    approve(synced)
+    assert synced.sync()["halt"] is None
+    assert stock.contents(bucket) == TREE
+
+
 def test_a_count_as_max_delete(make_agent: MakeAgent, stock: Stock, bucket: str):
     agent = make_agent("a", max_delete=2)
     write_tree(agent.directory(), TREE)
