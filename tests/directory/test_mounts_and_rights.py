@@ -270,8 +270,8 @@ with Directory.open(root) as directory:
         lambda: list(directory.scan(iter(()), Filters())),
         lambda: directory.delete("a/file", local),
     ):
-        assert refused(call)[0] == "SpaceError", refused(call)
-    assert SpaceError.transient
+        assert refused(call)[0] == "ShortageError", refused(call)
+    assert ShortageError.transient
 """,
         root,
     )
