@@ -290,8 +290,12 @@ class MappingSync:
         if self._db is None:
             return None
         approved = await self._db(lambda store: approve(store, time.time()))
+        if approved is not None:
+            self.record.stopped(None)  # a paused mapping makes no plan that would say so
         self._retry.set()
         if self._session is not None:
+            if approved is not None:
+                self._session.stopped(None)
             self._session.reconsider()
         return approved
 

@@ -469,6 +469,19 @@ def test_a_running_agent_halts_says_so_everywhere_and_goes_on_when_approved(sync
         eventually(lambda: shown(synced)["state"] == "idle")
 
 
+def test_a_halt_that_is_approved_while_paused_is_shown_no_more(synced: Agent, stock: Stock, bucket: str):
+    with synced.run():
+        empty(synced.directory())
+        eventually(lambda: shown(synced)["halt"])
+        synced.cli("pause", "files", exit=0)
+        approve(synced)
+        page = shown(synced)
+        assert (page["state"], page["halt"]) == ("paused", None)
+        assert stock.contents(bucket) == TREE
+        synced.cli("resume", "files", exit=0)
+        eventually(lambda: stock.names(bucket) == set())
+
+
 def test_files_deleted_one_after_the_other_are_judged_together(synced: Agent, stock: Stock, bucket: str):
     with synced.run() as running:
         for path in sorted(synced.directory().glob("f*")):
