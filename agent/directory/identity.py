@@ -11,6 +11,7 @@ It is created whole, by a rename that never replaces.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -88,9 +89,8 @@ class RootFile:
         try:
             fd = os.open(f"{OWN}/{FILE}", _WRITE, dir_fd=self._tree.fd)
         except OSError as exc:
-            raise RootError(
-                f"{path}: can't be written ({exc.strerror})", remedy="make it writable, or remove it"
-            ) from exc
+            remedy = "remove it" if exc.errno in (errno.EISDIR, errno.ELOOP) else "make it writable for this user"
+            raise RootError(f"{path}: can't be written ({exc.strerror})", remedy=remedy) from exc
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise RootError(f"{path}: isn't a file", remedy="remove it")

@@ -394,6 +394,25 @@ def test_a_damaged_root_json_halts_and_approving_writes_another(synced: Agent, s
     assert stock.contents(bucket) == TREE
 
 
+def test_a_root_json_that_cannot_be_written_is_an_error_with_a_remedy(synced: Agent, stock: Stock, bucket: str):
+    (synced.directory() / ".jetsync/root.json").chmod(0o444)
+    result = synced.sync(exit=1, unprivileged=True)
+    assert "make it writable" in str(result["errors"])
+    assert stock.contents(bucket) == TREE
+
+
+def test_a_directory_in_the_place_of_root_json_halts_and_says_remove_it(synced: Agent, stock: Stock, bucket: str):
+    place = synced.directory() / ".jetsync/root.json"
+    place.unlink()
+    place.mkdir()
+    assert halted(synced) == "root_replaced"
+    approve(synced)
+    assert "remove it" in str(synced.sync(exit=1)["errors"])
+    place.rmdir()
+    assert synced.sync()["halt"] is None
+    assert stock.contents(bucket) == TREE
+
+
 def test_a_count_as_max_delete(make_agent: MakeAgent, stock: Stock, bucket: str):
     agent = make_agent("a", max_delete=2)
     write_tree(agent.directory(), TREE)
