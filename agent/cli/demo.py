@@ -65,7 +65,10 @@ async def _demo(folder: Path) -> None:
             "nats": nats,
             "http": False,
             "buckets": {"demo": {}},
-            "mappings": [{"name": "demo", "directory": str(directory), "bucket": "demo", "mode": "two-way"}],
+            # Its directories are emptied again, which elsewhere a person would have to approve.
+            "mappings": [
+                {"name": "demo", "directory": str(directory), "bucket": "demo", "mode": "two-way", "max_delete": "100%"}
+            ],
         }
 
     async with contextlib.AsyncExitStack() as stack:

@@ -9,6 +9,8 @@ sliding window of ten minutes, against the number of ancestors that there were w
                    Until the first of them is carried out, more than were shown aren't approved at all
 
 What is counted is decided by the planner (`Action.loses`): renames, type changes and expired objects lose nothing.
+Neither do entries that came and went within the window, as in a spool: as many deletions as entries were added since
+its start are left out, of those that were carried out already.
 A deletion that nobody has approved is never split from the others: all that are pending are judged at once.
 """
 
@@ -95,20 +97,26 @@ class Window:
             return self
         return replace(self, allowed=pending, begun=self.begun and pending > 0)
 
-    def total(self, pending: int) -> int:
-        """What counts against the limit, `pending` deletions included."""
+    def total(self, pending: int, *, added: int = 0) -> int:
+        """What counts against the limit, `pending` deletions included. added: entries that came since the window began;
+        as many of the earlier deletions are taken for theirs."""
         if pending <= self.allowed:
             pending = 0
         elif self.begun:
             pending -= self.allowed
-        return sum(lot.count for lot in self.lots) + pending
+        return max(0, self._earlier - added) + pending
+
+    @property
+    def _earlier(self) -> int:
+        return sum(lot.count for lot in self.lots)
 
     def base(self, ancestors: int) -> int:
         """The ancestors at the window's start; `ancestors`: those that there are now."""
         return self.lots[0].ancestors if self.lots else ancestors
 
     def exceeds(self, limit: Limit, pending: int, *, ancestors: int) -> bool:
-        return pending > self.allowed and limit.exceeded(self.total(pending), self.base(ancestors))
+        added = max(0, ancestors + self._earlier - self.base(ancestors))
+        return pending > self.allowed and limit.exceeded(self.total(pending, added=added), self.base(ancestors))
 
 
 def _merged(lots: Iterable[Lot]) -> tuple[Lot, ...]:

@@ -78,7 +78,7 @@ class Space:
             if not room.floor or left >= size:
                 self._reserved += size
                 return Reservation(self, size)
-        what = f"{path}: {_bytes(size)} don't fit: {_bytes(max(0, left))} are free for downloads"
+        what = f"{path}: its {_bytes(size)} don't fit"  # how much is free changes; the same words are logged once
         if left < room.floor:
             raise SpaceError(what, remedy=_REMEDY)
         raise PathError(what, reason=Reason.NO_SPACE, remedy=_REMEDY)

@@ -15,7 +15,7 @@ a journal first, hands it in as `nuid`, and keeps the journal's entry after any 
 
 Objects over 8 MiB carry `Nats-Msg-Id: <nuid>:<index>` in their chunks, which tells how far an upload has come; small
 ones don't, since the server remembers each id for two minutes. Such an upload can go on later: with `keep` its chunks
-stay when it is broken off (cancelled, or the server is away), `prefix` finds out whether they are the object's
+stay when it is broken off (the server is away, the process dies), `prefix` finds out whether they are the object's
 beginning, and `resume` goes on behind it, under the same nuid. The source is read from its start all the same, since
 the digest is that of all bytes. A refusal says less then: an earlier attempt's meta may have been stored, so the leader
 is asked whether ours is there, and nothing is purged here.
@@ -306,8 +306,9 @@ class _Upload:
             pass  # refused: purged. Unknown: the caller's journal has the nuid
 
     async def _break_off(self, error: BaseException) -> None:
-        """The meta hasn't been sent. What can go on later stays; but not when the store or the source refused."""
-        lost = isinstance(error, StoreUnavailableError | asyncio.CancelledError)
+        """The meta hasn't been sent. What can go on later stays; but not when the store or the source refused, and not
+        when it is given up on purpose (a clean stop leaves nothing)."""
+        lost = isinstance(error, StoreUnavailableError)
         if self._keep and lost and not isinstance(error, SpoiledError):
             self._window.forget()
         elif self._resume is None:

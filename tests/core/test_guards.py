@@ -84,3 +84,15 @@ def test_more_than_was_approved_is_not_approved_at_all():
     assert not window.exceeds(HALF, 11, ancestors=20)
     assert window.exceeds(HALF, 12, ancestors=20)
     assert Window(allowed=2).exceeds(Limit(count=1), 3, ancestors=20)
+
+
+def test_what_came_and_went_within_the_window_does_not_count():
+    window = Window()
+    for number in range(500):  # a spool: six files are there, one comes and one goes, again and again
+        window = window.add(1, ancestors=6, now=float(number))
+        assert not window.exceeds(HALF, 1, ancestors=6)
+
+
+def test_files_that_came_meanwhile_do_not_excuse_a_burst():
+    window = Window().add(5, ancestors=20, now=0.0)
+    assert window.exceeds(HALF, 11, ancestors=30)  # 15 have come since

@@ -35,7 +35,7 @@ def test_room_is_reserved_for_what_is_under_way(directory: Directory, monkeypatc
     space = directory.space
     monkeypatch.setattr(space, "look", lambda: Room(free=1000 * MIB, floor=100 * MIB))
     with space.reserve(600 * MIB, "a") as first:
-        with pytest.raises(PathError, match=r"300\.0 MiB are free"):
+        with pytest.raises(PathError, match=r"400\.0 MiB don't fit"):
             space.reserve(400 * MIB, "b")
         first.write(500 * MIB)
         with space.reserve(750 * MIB, "b"), pytest.raises(SpaceError):

@@ -213,7 +213,7 @@ def test_each_bad_object_is_logged_once_and_no_escape_sequence_reaches_a_termina
         assert "\x1b" not in text
         assert "\u202e" not in text
         assert "\ud800" not in text
-    lines = [line for line in log.splitlines() if " problem " in line]
+    lines = [line for line in log.splitlines() if " problem " in line or " action_failed " in line]
     for name in ("bad/not-json", "bad/nuid-all", "bad/size-huge-too"):
         assert len([line for line in lines if name in line.split()[-1] or f"path={name} " in line]) == 1, name
 
