@@ -174,7 +174,7 @@ def test_a_directory_that_was_never_there_is_an_error_and_no_halt(agent: Agent, 
 # -- the bucket --------------------------------------------------------------------------------------------------------
 
 
-MODES = ["two-way", "push-safe", "push-mirror", "pull-safe", "pull-mirror"]
+MODES = ["two-way", "push-mirror", "pull-mirror"]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(180)
 
 MIB = 1 << 20
 SIZE = 40 * MIB
-KILLS = 4
+KILLS = 2
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ class Live:
         eventually(lambda: (self.b / path).read_bytes() == content, timeout=20)
 
 
-@pytest.fixture(scope="module", params=["auto", "poll"])
+@pytest.fixture(scope="module", params=["auto", pytest.param("poll", marks=pytest.mark.slow)])
 def agents(request: pytest.FixtureRequest, nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory):
     home = tmp_path_factory.mktemp(f"watch-{request.param}")
     bucket = f"watch-{request.param}"

@@ -102,7 +102,7 @@ def converge(crashes: Crashes, agent: Agent) -> None:
 @pytest.mark.parametrize(
     ("kills", "files", "large", "in_flight"),
     [
-        pytest.param(8, 300, 64 << 20, IN_FLIGHT, marks=pytest.mark.timeout(240), id="8 kills"),
+        pytest.param(8, 300, 64 << 20, IN_FLIGHT, marks=[pytest.mark.slow, pytest.mark.timeout(240)], id="8 kills"),
         pytest.param(100, 5_000, 1 << 30, 0, marks=[pytest.mark.slow, pytest.mark.timeout(1800)], id="100 kills"),
     ],
 )
