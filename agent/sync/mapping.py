@@ -22,7 +22,9 @@ from agent.config.model import Mapping
 from agent.core.filters import Filters
 from agent.directory import Directory, DirectoryOptions
 from agent.errors import (
+    BucketError,
     BucketNotFoundError,
+    BucketReplacedError,
     ConnectError,
     DirectoryError,
     HaltError,
@@ -59,6 +61,13 @@ T = TypeVar("T")
 DRAIN_SECONDS = 8.0
 # A directory or a bucket that isn't there is looked for at least this often (seconds): it costs next to nothing.
 ROOT_SECONDS = 5.0
+RECHECK_SECONDS = 0.2
+
+
+class RecheckError(BucketError):
+    """The root or the bucket isn't there as the session had it. What that means the next session's checks say."""
+
+    transient = True
 
 
 class MappingSync:
@@ -140,7 +149,10 @@ class MappingSync:
             self._session.pause(paused=await self._db(lambda store: store.kv_get("paused") is not None))
             self.record.session_begins(self.config.bucket)
             self._began.set()
-            await self._session.run()
+            try:
+                await self._session.run()
+            except (RootError, BucketReplacedError, BucketNotFoundError) as error:
+                raise RecheckError(error.message) from error
         finally:
             self._began.clear()
             self._session = None
@@ -192,6 +204,8 @@ class MappingSync:
         self._retry.clear()
         if isinstance(error, RootError | HaltError):
             seconds = min(seconds, ROOT_SECONDS)
+        elif isinstance(error, RecheckError):
+            seconds = min(seconds, RECHECK_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._retry.wait()

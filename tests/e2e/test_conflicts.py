@@ -27,7 +27,7 @@ def with_agent(agent: Agent, how: str) -> Iterator[AgentProcess | None]:
 
 pytestmark = pytest.mark.timeout(180)  # many commands, each a process of its own
 
-HOW = pytest.mark.parametrize("how", ["alone", "by the agent"])
+HOW = pytest.mark.parametrize("how", [pytest.param("alone", marks=pytest.mark.slow), "by the agent"])
 
 
 def conflicts(agent: Agent, *names: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The breaking machine: real agents on one bucket, people and stock clients at work, and faults, all drawn from a seed.
 
-    python -m tests.faults.machine --seed 7 [--home DIRECTORY] [--steps 60] [-v]
+    python -m tests.faults.machine --seed 7 [--home DIRECTORY] [--steps 40] [-v]
 
 The seed draws the setting (server version, two or three agents, prefix, bucket made by whom...), every step and every
 fault. Timing is real, so a seed reproduces what was tried, not the interleaving: run it a few times.
@@ -364,7 +364,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="One run of the breaking machine.")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--home", type=Path, help="an empty directory; it stays")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("-v", dest="verbose", action="store_true", help="tell what happens while it happens")
     asked = parser.parse_args()
     home = asked.home or Path(tempfile.mkdtemp(prefix=f"jetsync-faults-{asked.seed}-"))
