@@ -147,16 +147,18 @@ class Guard:
             return
         windows = read_windows(store, now)
         for side, count in lost.items():
-            before = store.ancestors() if not windows[side].lots and count > windows[side].allowed else 0
+            before = 0 if windows[side].has_lot_of(now) else store.ancestors()  # one pass over the rows, once a second
             windows[side] = windows[side].add(count, ancestors=before, now=now)
         write_windows(store, windows)
 
 
 def emptied_stop(config: Mapping, lost: int, now: float) -> Stop:
+    follows = "they would be deleted in the bucket" if config.mode.pushes else "they would be fetched into it"
+    otherwise = "if they shall go" if config.mode.pushes else "to fetch them"
     return Stop(
         HaltReason.ROOT_EMPTIED,
-        f"{config.directory} is empty, and had {lost} {_entries(lost)}; they would be deleted in the bucket",
-        f"mount it or put them back; or, if they shall go: jetsync approve {config.name}",
+        f"{config.directory} is empty, and had {lost} {_entries(lost)}; {follows}",
+        f"mount it or put them back; or, {otherwise}: jetsync approve {config.name}",
         now,
         "remote",
         lost,
