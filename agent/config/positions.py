@@ -259,6 +259,7 @@ _VARIABLE_HINT: Final = '; within {...} and [...] a variable needs quotes: "${NA
 
 # By the parser's own words, both of the C and of the Python one: it has no codes. What isn't here is shown as it is.
 _PLAIN_WORDS: Final = (
+    ("nesting depth", f"nested more than {MAX_DEPTH} deep"),  # libyaml has a limit of its own, met while it looks ahead
     (
         "mapping values are not allowed",
         'a ":" is not allowed here: check the indentation, and put text that has ": " in quotes',

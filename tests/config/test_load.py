@@ -546,7 +546,7 @@ def test_one_mistake_is_told_once():
         ("a: &a {<<: *a}\n", "an alias here contains itself"),
         ("<<: [1]\n", '1:6: "<<" takes an alias of a mapping, or a list of them'),
         ("a: " + "[" * 40 + "]" * 40, "1:35: nested more than 32 deep"),
-        ("[" * 100_000, "1:33: nested more than 32 deep"),
+        ("[" * 100_000, "nested more than 32 deep"),  # where, depends on how far libyaml looks ahead
         ("{a: " * 100_000, "nested more than 32 deep"),
     ],
 )
