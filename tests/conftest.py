@@ -8,7 +8,7 @@ make_server             makes servers that end with the test: make_server(config
 bucket_name             a bucket name that no other test uses
 no_consumers_left       fails the test when consumers stay on the session's server (ask for it, or usefixtures)
 
-Each async test also fails when it leaves tasks behind.
+Each async test also fails when it leaves tasks behind. A time-out ends the test, never the worker that runs it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,64 @@ import asyncio
 import inspect
 import itertools
 import shutil
+import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
+from tests.support.explain import differences
 from tests.support.server import NatsServer, binaries
 
 VERSIONS = ("2.15", "2.12", "2.9")  # newest first; "2.15" stands for whatever the `server` extra brings
 
 _numbers = itertools.count(1)
+_in_phase = False  # a fixture or a test of ours runs, and not pytest's own code between them
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item) -> Generator[None, object, object]:
+    """The alarm raises where it finds the test; between setup, call and teardown nobody would catch that but the
+    worker, which ends. A test that fails near its limit and then tells about large values does come that far."""
+    result = yield
+    ends_the_test = signal.getsignal(signal.SIGALRM)
+
+    def alarm(number: int, frame: FrameType | None) -> None:
+        if _in_phase and callable(ends_the_test):
+            ends_the_test(number, frame)
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)  # look again; the end of the test or its failure takes it away
+
+    if callable(ends_the_test):  # else it is a thread that ends the process, as Windows has it
+        signal.signal(signal.SIGALRM, alarm)
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def _phase(item: pytest.Item) -> Generator[None, object, object]:
+    global _in_phase  # noqa: PLW0603 - there is one alarm in a process
+    _in_phase = True
+    try:
+        return (yield)
+    finally:
+        _in_phase = False
+
+
+pytest_runtest_setup = pytest_runtest_call = pytest_runtest_teardown = _phase
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> Generator[None, object, object]:
+    told = differences(left, right) if op == "==" else None
+    with pytest.MonkeyPatch.context() as patch:
+        if told:  # pytest's own is made whatever the wrapper says, in full where it takes itself to be in CI
+            for name in ("CI", "BUILD_NUMBER"):
+                patch.delenv(name, raising=False)
+        usual = yield
+    return [told] if told else usual
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
