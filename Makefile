@@ -7,6 +7,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 SERVERS := $(VENV)/servers/.installed
+BENCHED := $(VENV)/.benched
 TESTS   ?= tests
 WORKERS ?= auto
 
@@ -52,9 +53,12 @@ schema: install ## write config.schema.json from the model
 	$(BIN)/jetsync config schema > config.schema.json.new
 	mv config.schema.json.new config.schema.json
 
-bench: install ## the benchmarks
-	@ls benchmarks/*.py >/dev/null 2>&1 || { echo "there are no benchmarks yet"; exit 0; }; \
-	for file in benchmarks/[a-z]*.py; do $(BIN)/python "$$file" || exit 1; done
+bench: install $(BENCHED) ## the benchmarks, quickly; or one: BENCH=small_files ARGS="--rounds 9", ARGS=--help
+	$(BIN)/python -m benchmarks $(or $(BENCH),all) $(ARGS)
+
+$(BENCHED): pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@touch $@
 
 faults: install ## the breaking machine: SEEDS=n runs (25; 1000 for a release), or SEED=x alone
 	JETSYNC_FAULTS_SEEDS=$(SEEDS) JETSYNC_FAULTS_SEED=$(SEED) $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 \

@@ -1,0 +1,1 @@
+"""What the benchmarks share: a place, processes that are measured, servers, trees, figures."""
