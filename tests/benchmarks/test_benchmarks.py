@@ -18,7 +18,7 @@ def bench(tmp_path: Path, name: str, *options: str) -> list[dict[str, object]]:
     """Run it, and give its JSON lines."""
     lines, work = tmp_path / "figures.jsonl", tmp_path / "work"
     work.mkdir()
-    common = ["--quick", "--rounds", "1", "--dir", work, "--json", lines]
+    common: list[str | Path] = ["--quick", "--rounds", "1", "--dir", work, "--json", lines]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", name, *common, *options],
         cwd=ROOT,
