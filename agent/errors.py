@@ -27,6 +27,11 @@
     │   ├── PathError                a path can't be read, written or represented; carries a Reason
     │   └── SpaceError               no space or quota left on the device
     │       └── ShortageError        too few descriptors or too little memory: says nothing about the device
+    ├── SnapshotError                a snapshot as a whole
+    │   ├── ManifestError            the manifest isn't one, or lies; nothing of it is used
+    │   ├── ChannelError             the channel leads nowhere, or its record isn't to be trusted
+    │   ├── RefusedError             a command said no, or something of a user's is in the way: the old one stays
+    │   └── LostRaceError            somebody else moved the channel meanwhile
     ├── HaltError                    3: a mapping stopped for safety until a person approves, or the cause goes away
     └── StateError                   the state store can't be opened, is newer than this program, or is corrupt
 
@@ -210,6 +215,26 @@ class SpaceError(DirectoryError):
 
 
 class ShortageError(SpaceError):
+    pass
+
+
+class SnapshotError(JetsyncError):
+    pass
+
+
+class ManifestError(SnapshotError):
+    pass
+
+
+class ChannelError(SnapshotError):
+    pass
+
+
+class RefusedError(SnapshotError):
+    pass
+
+
+class LostRaceError(SnapshotError):
     pass
 
 

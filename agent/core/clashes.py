@@ -22,7 +22,6 @@ Cost: one sort, and constant time per path that has something below it.
 
 from __future__ import annotations
 
-import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -216,11 +215,6 @@ class _Structure:
         return self.rules.mode.mirrors
 
 
-def fold(path: str) -> str:
-    """Equal for names that a case-insensitive file system takes for one."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
-
-
 def resolve_case(drafts: Sequence[Draft], spelling: Callable[[str], str | None]) -> None:
     """On a case-insensitive root: what is there keeps its name, then the first in path order; the rest are problems.
 
@@ -234,24 +228,24 @@ def resolve_case(drafts: Sequence[Draft], spelling: Callable[[str], str | None])
     leaving: set[str] = set()
     for draft in drafts:
         if draft.final_local and not draft.new_local:
-            spelled.update((fold(name), name) for name in _names(draft.path))
+            spelled.update((names.fold(name), name) for name in _names(draft.path))
         elif draft.row.local is not None:
             leaving.add(draft.path)  # the directories above it may hold more than this plan knows of
     kept: set[str] = set()
     for draft in coming:
         ours = _names(draft.path)
         for name in ours:
-            if fold(name) not in spelled:
+            if names.fold(name) not in spelled:
                 there = spelling(name)
-                spelled[fold(name)] = name if there is None or there in leaving else there
-        clash = next((name for name in ours if spelled[fold(name)] != name), None)
+                spelled[names.fold(name)] = name if there is None or there in leaving else there
+        clash = next((name for name in ours if spelled[names.fold(name)] != name), None)
         if clash:
-            detail = f"{clash} and {spelled[fold(clash)]} are one name on this file system; rename one of them"
+            detail = f"{clash} and {spelled[names.fold(clash)]} are one name on this file system; rename one of them"
             draft.block(Obstacle(Reason.CASE_CLASH, detail))
             continue
-        kept.add(fold(draft.path))
+        kept.add(names.fold(draft.path))
     for draft in drafts:
-        if draft.do is Do.DELETE_LOCAL and fold(draft.path) in kept:
+        if draft.do is Do.DELETE_LOCAL and names.fold(draft.path) in kept:
             draft.early = True
 
 

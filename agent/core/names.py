@@ -114,6 +114,11 @@ def _as_compared(component: str) -> str:
     return "".join(char for char in text if unicodedata.category(char) != "Cf" and not _IGNORABLE(char))
 
 
+def fold(path: str) -> str:
+    """Equal for names that a case-insensitive file system takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
 def parents_of(path: str) -> list[str]:
     """The directories above a path, outermost first, without trailing slashes: "a/b/c" and "a/b/c/" -> ["a", "a/b"]."""
     found = []

@@ -24,10 +24,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agent.core.clashes import fold, resolve_case, resolve_structure
+from agent.core.clashes import resolve_case, resolve_structure
 from agent.core.conflicts import Copies
 from agent.core.draft import DELETES, Draft, unsettled, without_planned_obstacle
 from agent.core.entries import Entry, Obstacle, Row
+from agent.core.names import fold
 from agent.core.reconcile import Do, Rules, reconcile
 from agent.core.renames import pair_renames
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from agent.core import names
-from agent.core.clashes import fold
 from agent.core.entries import (
     Ancestor,
     Entry,
@@ -31,6 +30,7 @@ from agent.core.entries import (
     Signature,
     Verdict,
 )
+from agent.core.names import fold
 from agent.core.plan import Action, Plan, Verb, plan, unsettled
 from agent.core.reconcile import Rules, agreed
 
