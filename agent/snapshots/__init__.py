@@ -1,0 +1,12 @@
+"""Snapshots: directories published as sealed, immutable buckets of links, and installed atomically (DESIGN section 7).
+
+Reading order:
+
+    what there is        `repository` (snapshots and channels in the store), `signing`
+    publishing           `tree` (what is to be published), `content` (objects by digest), `publish`
+    installing           `fetch` (what a snapshot says, and its bytes), `install`, `hooks`
+    beside that          `prune`, `check` (reading every byte), `publication` and `subscription` (the loops)
+
+The pure parts (manifests, channel records) are `core.manifest` and `core.channels`; what is done to the disk is
+`directory.versions`.
+"""
