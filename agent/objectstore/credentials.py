@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from nkeys import NkeysError, from_seed  # type: ignore[import-untyped]
+from nkeys import NkeysError, from_seed
 
 from agent.errors import ConnectError, NotAllowedError
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nkeys  # type: ignore[import-untyped]
+import nkeys
 import pytest
 
 from agent.errors import ConnectError, NotAllowedError, StoreError, StoreUnavailableError
