@@ -22,8 +22,8 @@ FAILED = "failed"
 class SnapshotReport:
     """id: the snapshot that is current now, "" for none. previous: the one before this run, when it is another.
 
-    uploads, downloads: objects whose content was sent or fetched (links that were made count as uploads). reused:
-    files whose bytes were there already.
+    uploads, downloads: objects whose content was sent or fetched. links: object links that were made. reused: contents
+    or files whose bytes were there already.
     """
 
     kind: Literal["publication", "subscription"]
@@ -35,6 +35,7 @@ class SnapshotReport:
     downloads: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    links: int = 0
     reused: int = 0
     bytes_reused: int = 0
     errors: list[str] = field(default_factory=list)
@@ -67,6 +68,7 @@ class SnapshotReport:
             "downloads": self.downloads,
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
+            "links": self.links,
             "reused": self.reused,
             "bytes_reused": self.bytes_reused,
             "errors": self.errors,
