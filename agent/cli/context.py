@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import sys
@@ -69,11 +70,22 @@ def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
             loop.add_signal_handler(number, stop, number)
         return await task
 
+    _calm_the_collector()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(supervised())
     except (asyncio.CancelledError, KeyboardInterrupt):
         raise SignalledError(received[0] if received else signal.SIGINT) from None
+
+
+def _calm_the_collector() -> None:
+    """Have the cycle collector come seldom, and never look at what was imported.
+
+    Entries, rows and plans hold no cycles, and there are hundreds of thousands of them for a moment: by the defaults
+    they would all be walked through again and again, which was a sixth of the work of a first sync.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
