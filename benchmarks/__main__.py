@@ -11,7 +11,17 @@ from types import ModuleType
 
 from benchmarks.support.place import Place
 
-NAMES = ("library", "small_files", "state_rows")
+NAMES = (
+    "library",
+    "large_file",
+    "small_files",
+    "start",
+    "running",
+    "latency",
+    "renames",
+    "distance",
+    "state_rows",
+)
 
 
 def main() -> None:

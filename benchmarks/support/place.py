@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -28,7 +29,7 @@ class Place:
     def __enter__(self) -> Self:
         signal.signal(signal.SIGTERM, _interrupt)
         self.folder = Path(tempfile.mkdtemp(prefix="jetsync-bench-", dir=self._parent))
-        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self._stack.callback(_remove, self.folder)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -50,6 +51,15 @@ def clear(path: Path) -> None:
     """Remove a tree, and let the disk finish with it: what comes next shouldn't pay for what was before."""
     shutil.rmtree(path, ignore_errors=True)
     os.sync()
+
+
+def _remove(folder: Path) -> None:
+    """A command that was interrupted may write for a moment more."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

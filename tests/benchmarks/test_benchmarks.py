@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.agent import environment
+from benchmarks.support.far import far
+from tests.support.agent import environment, eventually
+from tests.support.server import NatsServer
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,3 +51,42 @@ def test_the_benchmark_of_the_library_compares_with_the_limit(tmp_path: Path):
     figures = bench(tmp_path, "library", "--mib", "10", "--no-peers")
 
     assert {line["who"] for line in figures if line.get("work") == "get"} == {"jetsync", "limit"}
+
+
+@pytest.mark.timeout(120)
+def test_an_interrupted_benchmark_ends_what_it_has_started_and_removes_its_folder(tmp_path: Path):
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks", "renames", "--files", "3000", "--dir", tmp_path]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        eventually(lambda: _users_of(tmp_path) > 1)  # a server, an agent
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(60) == 130
+        assert not list(tmp_path.iterdir())
+        eventually(lambda: _users_of(tmp_path) == 0)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _users_of(folder: Path) -> int:
+    """Processes, but the benchmark itself, that were started with a path below the folder."""
+    users = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            users += f"{folder}/".encode() in path.read_bytes()
+        except OSError:
+            continue  # it has ended meanwhile
+    return users
+
+
+def test_a_far_server_answers_a_round_trip_later(tmp_path: Path):
+    with NatsServer(tmp_path / "nats") as server, far(server.port, 0.2) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as connection:
+            lines = connection.makefile("rb")
+            assert lines.readline().startswith(b"INFO ")
+            began = time.monotonic()
+            connection.sendall(b"PING\r\n")
+            assert lines.readline() == b"PONG\r\n"
+
+            assert time.monotonic() - began >= 0.2

@@ -1,0 +1,54 @@
+"""Large trees that are in sync already: made once per run, or once for all with `--cache`.
+
+Each is a folder with the tree, the agent's home and the server's store. What a benchmark changes in it has to be in
+sync again when it ends; after an interruption the next `sync` sees to that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.support import trees
+from benchmarks.support.agent import Agent
+from benchmarks.support.place import Place
+from benchmarks.support.servers import NatsServer
+
+BUCKET = "files"
+PER_DIRECTORY = 1000
+SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    files: int
+    tree: Path
+    server: NatsServer
+    agent: Agent
+
+    def name(self, number: int) -> str:
+        return trees.name_of(number, per_directory=PER_DIRECTORY)
+
+
+@contextmanager
+def prepared(place: Place, options: argparse.Namespace, files: int, **mapping: Any) -> Iterator[Prepared]:
+    """A running server and an agent (not running) that are in sync. `mapping`: keys of the mapping."""
+    folder = (options.cache or place.folder / "prepared").absolute() / f"{files}-files"
+    made = folder / "made"
+    if not made.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        trees.make(folder / "tree", files, SIZE, per_directory=PER_DIRECTORY)
+    with NatsServer(folder / "server") as server:
+        agent = Agent(folder / "home", server.url, BUCKET, folder / "tree", **mapping)
+        began = time.perf_counter()
+        agent.sync()
+        if not made.exists():
+            print(f"  ({files:,} files were sent in {time.perf_counter() - began:.0f} s)", flush=True)
+            made.touch()
+        yield Prepared(files, folder / "tree", server, agent)
