@@ -49,12 +49,22 @@ def granule_of(time_ns: int) -> int:
 
 
 class OpenFile(io.FileIO):
-    """A file opened for reading under the expectation that it has a given signature. Unbuffered; a context manager."""
+    """A file opened for reading under the expectation that it has a given signature. Unbuffered; a context manager.
+
+    That it has ended is told only when it still is that version: reading at its end raises StaleError otherwise.
+    """
 
     def __init__(self, fd: int, path: str, expected: Signature) -> None:
         super().__init__(fd, "rb", closefd=True)
         self.path = path
         self.expected = expected
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        block = super().read(size if size is not None else -1)
+        assert block is not None  # a regular file never blocks
+        if not block:
+            self.confirm()
+        return block
 
     def confirm(self) -> None:
         """See that what has been read is of one version, the one that was opened. Raises StaleError."""

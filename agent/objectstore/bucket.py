@@ -168,9 +168,11 @@ class Bucket:
         nuid: str | None = None,
         chunk_size: int | None = None,
         size: int | None = None,
+        digest: bytes | None = None,
         purge_old: bool = True,
         keep: bool = False,
         resume: Prefix | None = None,
+        pace: put.Pace | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> ObjectInfo:
         """Store an object: see `put.put`."""
@@ -185,9 +187,11 @@ class Bucket:
             nuid=nuid,
             chunk_size=chunk_size,
             size=size,
+            digest=digest,
             purge_old=purge_old,
             keep=keep,
             resume=resume,
+            pace=pace,
             on_progress=on_progress,
         )
 

@@ -24,13 +24,14 @@ is asked whether ours is there, and nothing is purged here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from time import time_ns
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.errors import (
     ChunksError,
+    DigestError,
     JetsyncError,
     ObjectError,
     ObjectNotFoundError,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
 
 T = TypeVar("T")
+Pace = Callable[[int], Awaitable[None]]
 
 LARGE = 8 << 20
 """Bytes over which chunks carry message ids, and are larger than ADR-20's default where the server allows it."""
@@ -77,24 +79,28 @@ async def put(
     nuid: str | None = None,
     chunk_size: int | None = None,
     size: int | None = None,
+    digest: bytes | None = None,
     purge_old: bool = True,
     keep: bool = False,
     resume: Prefix | None = None,
+    pace: Pace | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> ObjectInfo:
     """Store an object. Returns its info; revision is known, time_ns is this machine's clock.
 
     source: bytes, a binary file (read in a thread from where it stands, not closed), a Path, or an async iterable of
-    bytes. size: bytes that the source must give; another number is a ChunksError, and nothing becomes visible.
+    bytes. size: bytes that the source must give; another number is a ChunksError, and nothing becomes visible. digest:
+    the SHA-256 that it must have; another one is a DigestError.
     chunk_size: bytes per chunk, at most max_payload - 4 KiB; default 128 KiB (ADR-20), more for objects over 8 MiB.
     expected_revision: None = whatever is there, 0 = nothing is there, n = exactly this revision. nuid: use this one and
     never another (see the module on journals); without it an upload that came into doubt is begun again with a fresh
     one when its source can be read again. purge_old: purge the chunks of the version that was replaced, at once; False
     leaves them to the caller. keep: leave the chunks of an upload that was broken off; resume: what an earlier attempt
-    has stored under this nuid, of the same bytes. on_progress: called with the bytes that are stored so far.
+    has stored under this nuid, of the same bytes. pace: awaited with the size of each chunk before it is sent.
+    on_progress: called with the bytes that are stored so far.
 
     Raises RevisionError, UnknownOutcomeError, StoreFullError, SealedError, BucketError (a mirror), ObjectNameError,
-    ChunksError, NotAllowedError, StoreUnavailableError; and what the source raises.
+    ChunksError, DigestError, NotAllowedError, StoreUnavailableError; and what the source raises.
     """
     bucket.require_writable()
     subject = subjects.meta_subject(bucket.name, name)  # a bad name is told before anything is sent
@@ -120,6 +126,8 @@ async def put(
             reader,
             info,
             size=size,
+            digest=digest,
+            pace=pace,
             ids=(expected_size or 0) > LARGE,
             keep=keep,
             resume=resumed,
@@ -177,6 +185,8 @@ class _Upload:
         info: ObjectInfo,
         *,
         size: int | None,
+        digest: bytes | None,
+        pace: Pace | None,
         ids: bool,
         keep: bool,
         resume: Prefix | None,
@@ -186,6 +196,8 @@ class _Upload:
         self._source = source
         self._info = info
         self._size = size
+        self._digest = digest
+        self._pace = pace
         self._keep = keep
         self._resume = resume
         self._window = ChunkWindow(bucket, info.nuid, ids=ids, on_progress=on_progress)
@@ -212,8 +224,11 @@ class _Upload:
                             sent += len(chunk)
                             self._check_size(sent)
                             if sent > stored:
+                                if self._pace is not None:
+                                    await self._pace(len(chunk))
                                 await window.add(chunk)
                 self._check_size(sent, whole=True)
+            self._check_digest(digest.digest())
             await window.finish()
         except BaseException as error:
             await uninterrupted(self._break_off(error))
@@ -234,6 +249,13 @@ class _Upload:
                 f"the source of {self._bucket.name}/{self._info.name} gives more than its {self._size} bytes",
                 remedy="it changed while it was read: put it again",
             )  # fmt: skip
+
+    def _check_digest(self, digest: bytes) -> None:
+        if self._digest is not None and digest != self._digest:
+            raise DigestError(
+                f"the source of {self._bucket.name}/{self._info.name} doesn't have the digest that was promised",
+                remedy="it changed while it was read: put it again",
+            )
 
     async def commit(self, subject: str, expected_revision: int | None) -> ObjectInfo:
         """The meta is stored, or refused and the chunks are purged, or UnknownOutcomeError."""

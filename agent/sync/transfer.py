@@ -2,8 +2,8 @@
 large ones as streams.
 
 An upload reads the file through a descriptor whose state must be the row's signature before the first and after the
-last byte, and its digest must be the row's: only then is the meta published (a source that raises at its end makes
-`put` purge its chunks). So a file that changes while it is read is never published torn. A download is staged beside
+last byte (`OpenFile` sees to it), and what `put` has hashed on the way must be the row's digest: only then is the meta
+published. So a file that changes while it is read is never published torn. A download is staged beside
 its target, verified by digest, and exchanged with the target under the row's expectation.
 
 What is over 8 MiB goes on where it stopped, within a run and after a restart: an upload behind the chunks that are
@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.core.entries import Entry, Local, Row
-from agent.directory import Directory, Partial, Reservation, Staged
+from agent.directory import Directory, OpenFile, Partial, Reservation, Staged
 from agent.errors import ChunksError, DigestError, JetsyncError, StaleError, StoreUnavailableError
 from agent.objectstore import Bucket, ObjectInfo, Position, Prefix, SpoiledError, uninterrupted
 from agent.sync.limits import RESUMED, SMALL, Limits
 from agent.sync.lots import Disk, check_digest, only
 
-BLOCK = 1 << 20
 REHASH = 16 << 20
 
 
@@ -64,14 +62,20 @@ class Transfer:
             if entry.size <= SMALL:
                 content = only(await asyncio.to_thread(self.disk.read, [(path, local, entry)]))
                 await self._limits.upload.take(entry.size)
+                return await self._put(name, content, metadata, entry, expected_revision=expected_revision, nuid=nuid)
+            assert local.signature is not None
             resume = await self._stored(path, nuid, entry.size)
-            source = content if content is not None else self._blocks(path, local, entry, stored=resume.size)
+            file = await asyncio.to_thread(self._directory.open_read, path, local.signature)
             try:
                 return await self._put(
-                    name, source, metadata, entry, expected_revision=expected_revision, nuid=nuid, resume=resume
+                    name, file, metadata, entry, expected_revision=expected_revision, nuid=nuid, resume=resume
                 )
-            except SpoiledError as error:  # the next attempt needs another nuid
+            except (SpoiledError, ChunksError, DigestError) as error:
+                # Either the chunks that are stored aren't the file's (the next attempt needs another nuid), or the
+                # file isn't the row's.
                 raise StaleError(f"{path}: {error.message}") from error
+            finally:
+                file.close()
 
     async def _stored(self, path: str, nuid: str | None, size: int) -> Prefix:
         """What an earlier attempt has stored under the nuid.
@@ -88,7 +92,7 @@ class Transfer:
     async def _put(
         self,
         name: str,
-        source: bytes | AsyncIterator[bytes],
+        source: bytes | OpenFile,
         metadata: Mapping[str, str],
         entry: Entry,
         *,
@@ -103,9 +107,11 @@ class Transfer:
             expected_revision=expected_revision,
             nuid=nuid,
             size=entry.size,
+            digest=entry.digest,
             purge_old=False,
             keep=nuid is not None and entry.size > RESUMED,
             resume=resume,
+            pace=self._limits.upload.take if not isinstance(source, bytes) else None,
         )
 
     async def download(self, row: Row, entry: Entry, bucket: Bucket, info: ObjectInfo, *, keep_as: str | None) -> Local:
@@ -158,30 +164,6 @@ class Transfer:
             return await reader.read()
 
     # -- streams -------------------------------------------------------------------------------------------------
-
-    async def _blocks(self, path: str, local: Local, entry: Entry, *, stored: int) -> AsyncIterator[bytes]:
-        """The file's bytes; the first `stored` of them aren't sent, and so pass the rate limit."""
-        assert local.signature is not None
-        file = await asyncio.to_thread(self._directory.open_read, path, local.signature)
-        digest = hashlib.sha256()
-        done = 0
-
-        def read() -> bytes:
-            block: bytes = file.read(BLOCK)
-            digest.update(block)
-            return block
-
-        try:
-            while block := await asyncio.to_thread(read):
-                done += len(block)
-                if done > stored:
-                    await self._limits.upload.take(len(block))
-                yield block
-            await asyncio.to_thread(file.confirm)
-        finally:
-            file.close()
-        if digest.digest() != entry.digest:
-            raise StaleError(f"{path}: the content changed while the file's times did not")
 
     async def _receive(self, path: str, entry: Entry, bucket: Bucket, info: ObjectInfo) -> Staged:
         """A staged file with all bytes of the object, not yet verified."""

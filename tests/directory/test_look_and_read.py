@@ -209,6 +209,10 @@ def test_an_upload_reads_the_version_it_expects_or_nothing(root: Path, any_direc
         file.write_bytes(b"other")
         with pytest.raises(StaleError):
             opened.confirm()
+        opened.seek(0)
+        assert opened.read(5) == b"other"
+        with pytest.raises(StaleError):  # its end is that of another version
+            opened.read(5)
     with pytest.raises(StaleError):
         any_directory.open_read("file", local.signature)
     file.unlink()

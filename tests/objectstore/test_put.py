@@ -14,6 +14,7 @@ import pytest
 
 from agent.errors import (
     ChunksError,
+    DigestError,
     NotAllowedError,
     ObjectNotFoundError,
     RevisionError,
@@ -148,6 +149,14 @@ async def test_a_source_of_another_size_than_told_leaves_nothing(bucket: Bucket,
 
     assert stock.metas(bucket.name) == {}
     assert stock.chunks(bucket.name) == {}
+
+
+@pytest.mark.parametrize("source", [b"changed", b"changed" * 50_000])
+async def test_a_source_of_another_digest_than_promised_leaves_nothing(bucket: Bucket, stock: Stock, source: bytes):
+    with pytest.raises(DigestError):
+        await bucket.put("a", source, digest=hashlib.sha256(b"as it was").digest())
+
+    assert (stock.metas(bucket.name), stock.chunks(bucket.name)) == ({}, {})
 
 
 async def test_a_source_that_fails_leaves_nothing(bucket: Bucket, stock: Stock):

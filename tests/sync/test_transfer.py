@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from agent.config.model import Nats
 from agent.core.entries import Entry, Kind, Local, Remote, Row
 from agent.directory import Directory, DirectoryOptions, Partial
-from agent.errors import DigestError, StoreUnavailableError
+from agent.errors import DigestError, ObjectNotFoundError, StaleError, StoreUnavailableError
 from agent.objectstore import Bucket, Buckets, BucketSpec, Connection, ObjectInfo, new_nuid
 from agent.objectstore.get import Reader
 from agent.sync.limits import Limits
@@ -152,5 +152,40 @@ async def test_a_cancelled_upload_leaves_nothing(scene: Scene):
         await asyncio.sleep(0.02)
     first.cancel()
     await asyncio.wait([first])
+
+    assert await scene.bucket.chunk_count(nuid) == 0
+
+
+async def test_a_file_whose_content_changed_while_its_times_did_not_is_not_published(scene: Scene):
+    (scene.root / "large").write_bytes(CONTENT)
+    local = await asyncio.to_thread(scene.directory.read, "large")
+    assert isinstance(local, Local)
+    assert isinstance(local.side, Entry)
+    believed = replace(local, side=replace(local.side, digest=bytes(32)))
+    nuid = new_nuid()
+
+    with pytest.raises(StaleError):
+        await scene.transfer.upload("large", believed, "large", {}, expected_revision=0, nuid=nuid)
+
+    assert await scene.bucket.chunk_count(nuid) == 0
+    with pytest.raises(ObjectNotFoundError):
+        await scene.bucket.info("large")
+
+
+async def test_a_file_that_is_written_while_it_is_sent_is_not_published(scene: Scene):
+    (scene.root / "large").write_bytes(CONTENT)
+    local = await asyncio.to_thread(scene.directory.read, "large")
+    assert isinstance(local, Local)
+    scene.limits.upload.rate = 12 << 20
+    nuid = new_nuid()
+    upload = asyncio.create_task(scene.transfer.upload("large", local, "large", {}, expected_revision=0, nuid=nuid))
+    for _ in range(1000):
+        if await scene.bucket.chunk_count(nuid):
+            break
+        await asyncio.sleep(0.02)
+    os.truncate(scene.root / "large", len(CONTENT) - 1)
+
+    with pytest.raises(StaleError):
+        await upload
 
     assert await scene.bucket.chunk_count(nuid) == 0
