@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,84 +13,15 @@ import pytest
 from agent.config.model import Publication
 from agent.core import channels, manifest
 from agent.errors import LostRaceError, SnapshotError
-from agent.objectstore import Bucket, Buckets, BucketSpec, Connection, Endpoint, Link
+from agent.objectstore import Bucket, Buckets, BucketSpec, Connection, Link
 from agent.snapshots.fill import Filling
 from agent.snapshots.publish import Publishing
 from agent.snapshots.report import PUBLICATION, SnapshotReport
 from agent.snapshots.repository import Repository, read_manifest
-from agent.snapshots.tree import BucketTree, DirectoryTree
-from agent.sync.db import Db
+from agent.snapshots.tree import BucketTree
+from tests.support.publisher import Publisher, name_of, write
 from tests.support.server import NatsServer
 from tests.support.stock import Stock
-
-
-@dataclass
-class Publisher:
-    """One publication with a state of its own, a directory and a clock."""
-
-    connection: Connection
-    repository: str
-    directory: Path
-    db: Db
-    options: dict[str, Any] = field(default_factory=dict)
-    now: float = 1_780_000_000.0
-
-    async def publish(self) -> SnapshotReport:
-        config = Publication(
-            name="models", directory=self.directory, repository=self.repository, channel="stable", **self.options
-        )
-        self.now += 1
-        report = SnapshotReport(PUBLICATION, "models")
-        tree = DirectoryTree(self.directory, self.db)
-        repository = await Repository.open(self.connection, self.repository)
-        try:
-            await Publishing(config, repository, tree, self.db, now=lambda: self.now).run(report)
-        finally:
-            await tree.close()
-        return report
-
-    async def opened(self) -> Repository:
-        return await Repository.open(self.connection, self.repository)
-
-    async def contents(self) -> set[str]:
-        infos = await (await self.opened()).bucket.list()
-        return {info.name for info in infos if info.name.startswith("sha256/")}
-
-
-@pytest.fixture
-async def connection(nats_server: NatsServer) -> AsyncIterator[Connection]:
-    async with await Connection.open(Endpoint([nats_server.url]), name="test") as connection:
-        yield connection
-
-
-@pytest.fixture
-async def make_publisher(connection: Connection, bucket_name: str, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    opened: list[Db] = []
-
-    async def make(name: str = "one", *, directory: Path | None = None, **options: Any) -> Publisher:
-        await Buckets(connection).ensure(bucket_name, BucketSpec(), may_create=True)
-        directory = directory or tmp_path / "tree"
-        directory.mkdir(exist_ok=True)
-        db = await Db.open(tmp_path / f"{name}.db", name)
-        opened.append(db)
-        return Publisher(connection, bucket_name, directory, db, options)
-
-    yield make
-    for db in opened:
-        await db.close()
-
-
-@pytest.fixture
-async def publisher(make_publisher: Callable[..., Any]) -> Publisher:
-    made: Publisher = await make_publisher()
-    write(made.directory, {"a": b"one", "deep/b": b"two", "deep/c": b"one", "empty": b""})
-    return made
-
-
-def write(directory: Path, files: dict[str, bytes]) -> None:
-    for path, data in files.items():
-        (directory / path).parent.mkdir(parents=True, exist_ok=True)
-        (directory / path).write_bytes(data)
 
 
 async def test_a_tree_becomes_a_sealed_bucket_of_links_that_any_client_reads(
@@ -277,11 +206,8 @@ async def test_of_two_publishers_one_wins_the_channel_and_the_other_says_so(
 async def test_content_that_others_damage_or_delete_is_healed_by_publishing_again(publisher: Publisher):
     first = await publisher.publish()
     bucket = (await publisher.opened()).bucket
-    one, two = (manifest.content_name(digest) for digest in sorted(_digests(b"one", b"two")))
-    await bucket.put_bytes(one, b"something else")
-    await bucket.delete(two)
-    gone = await bucket.info(manifest.content_name(_digests(b"")[0]))
-    assert gone.size == 0
+    await bucket.put_bytes(name_of(b"one"), b"something else")
+    await bucket.delete(name_of(b"two"))
 
     again = await publisher.publish()
 
@@ -293,7 +219,7 @@ async def test_content_that_others_damage_or_delete_is_healed_by_publishing_agai
 async def test_missing_chunks_are_healed_too(publisher: Publisher):
     first = await publisher.publish()
     bucket = (await publisher.opened()).bucket
-    info = await bucket.info(manifest.content_name(_digests(b"two")[0]))
+    info = await bucket.info(name_of(b"two"))
     await bucket.purge_chunks(info.nuid)
 
     assert (await publisher.publish()).uploads == 1
@@ -304,7 +230,7 @@ async def test_missing_chunks_are_healed_too(publisher: Publisher):
 async def test_content_in_use_is_stamped_anew_before_pruning_may_take_it(publisher: Publisher):
     await publisher.publish()
     bucket = (await publisher.opened()).bucket
-    name = manifest.content_name(_digests(b"two")[0])
+    name = name_of(b"two")
     before = await bucket.info(name)
     publisher.now = before.time_ns / 1e9 + 13 * 3600
     write(publisher.directory, {"a": b"news"})
@@ -402,7 +328,3 @@ async def test_a_bucket_that_would_let_content_expire_is_no_repository(connectio
 
     with pytest.raises(SnapshotError, match="ttl"):
         await repository.mark()
-
-
-def _digests(*data: bytes) -> list[bytes]:
-    return [hashlib.sha256(one).digest() for one in data]
