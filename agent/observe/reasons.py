@@ -44,6 +44,11 @@ class ErrorReason(StrEnum):
     REVISION = "revision"  # somebody else wrote first
     OBJECT_MISSING = "object_missing"
     STORE = "store"  # anything else about the store
+    # Snapshots.
+    MANIFEST = "manifest"  # it isn't one, or lies
+    CHANNEL = "channel"  # it leads nowhere, or its record isn't to be trusted
+    REFUSED = "refused"  # a command said no, or something of a user's is in the way
+    SNAPSHOT = "snapshot"  # anything else about a snapshot as a whole
     # The directory, the state and the agent.
     ROOT = "root"
     STALE = "stale"  # the path was not as expected any more
@@ -74,6 +79,11 @@ _REASONS: tuple[tuple[type[BaseException], ErrorReason], ...] = (
     (errors.DigestError, ErrorReason.BAD_DIGEST),
     (errors.LinkError, ErrorReason.BROKEN_LINK),
     (errors.StoreError, ErrorReason.STORE),
+    (errors.ManifestError, ErrorReason.MANIFEST),
+    (errors.ChannelError, ErrorReason.CHANNEL),
+    (errors.RefusedError, ErrorReason.REFUSED),
+    (errors.LostRaceError, ErrorReason.REVISION),
+    (errors.SnapshotError, ErrorReason.SNAPSHOT),
     (errors.RootError, ErrorReason.ROOT),
     (errors.StaleError, ErrorReason.STALE),
     (errors.SpaceError, ErrorReason.NO_SPACE),
@@ -88,7 +98,7 @@ _REASONS: tuple[tuple[type[BaseException], ErrorReason], ...] = (
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 # What says that stored or transferred bytes are not what they should be: `jetsync_integrity_failures_total`.
-INTEGRITY = frozenset({ErrorReason.BAD_DIGEST, ErrorReason.MISSING_CHUNKS})
+INTEGRITY = frozenset({ErrorReason.BAD_DIGEST, ErrorReason.MISSING_CHUNKS, ErrorReason.MANIFEST})
 
 
 def reason_of(error: BaseException) -> ErrorReason:

@@ -110,6 +110,28 @@ class MappingStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotStatus:
+    """One publication or subscription. snapshot: the id that was published last, or is installed; "" = none yet.
+
+    channel: "" for a subscription that is pinned. last_success: when an attempt last came through, also with nothing
+    to do. foreign: what is in a subscription's directory and isn't jetsync's.
+    """
+
+    kind: str
+    name: str
+    repository: str
+    channel: str = ""
+    directory: str = ""
+    state: State = State.STARTING
+    since: float | None = None
+    snapshot: str = ""
+    sentence: str = ""
+    last_success: float | None = None
+    last_error: LastError | None = None
+    foreign: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NatsStatus:
     """The connection. server: its URL, without secrets whatever is given. rtt: seconds."""
 
@@ -134,9 +156,11 @@ class AgentStatus:
     config: str = ""
     nats: NatsStatus = NatsStatus()
     mappings: tuple[MappingStatus, ...] = ()
+    snapshots: tuple[SnapshotStatus, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """`{"version": 1, "agent": {name, version, pid, started, config}, "nats": {...}, "mappings": [...]}`."""
+        """`{"version": 1, "agent": {name, version, pid, started, config}, "nats": {...}, "mappings": [...],
+        "snapshots": [...]}`."""
         return {
             "version": FORMAT,
             "agent": {
@@ -148,6 +172,7 @@ class AgentStatus:
             },
             "nats": _to_json(self.nats),
             "mappings": [_to_json(mapping) for mapping in self.mappings],
+            "snapshots": [_to_json(snapshot) for snapshot in self.snapshots],
         }
 
     @classmethod
@@ -161,6 +186,7 @@ class AgentStatus:
                 **{**_known(cls, agent), "started": seconds(agent["started"]) or 0.0},
                 nats=NatsStatus(**_known(NatsStatus, value["nats"])),
                 mappings=tuple(_mapping(mapping) for mapping in value["mappings"]),
+                snapshots=tuple(_snapshot(snapshot) for snapshot in value.get("snapshots", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a status: {error!r}") from error
@@ -214,5 +240,17 @@ def _mapping(value: Mapping[str, Any]) -> MappingStatus:
             "problem_paths": tuple(Problem(**_known(Problem, each)) for each in value["problem_paths"]),
             "halt": Halt(**_known(Halt, halt)) if halt else None,
             "last_error": LastError(**_known(LastError, error)) if error else None,
+        }
+    )
+
+
+def _snapshot(value: Mapping[str, Any]) -> SnapshotStatus:
+    error = value.get("last_error")
+    return SnapshotStatus(
+        **{
+            **_known(SnapshotStatus, value),
+            "state": State(value["state"]),
+            "last_error": LastError(**_known(LastError, error)) if error else None,
+            "foreign": tuple(value.get("foreign", ())),
         }
     )

@@ -1,0 +1,227 @@
+"""One publication of a running agent, or of one command: when to publish, and what came of it.
+
+`publish` is one attempt, whoever asks for it: `jetsync snapshot publish`, `jetsync sync`, or the loop (`run`) of a
+publication with `trigger: on-change`, which publishes at its start and whenever the tree has changed and come to rest.
+Attempts never overlap. A failing one is tried again with back-off, and sooner when somebody pokes; the channel stays
+where it is meanwhile, and the reason is in `status`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from agent.config.model import Publication as PublicationConfig
+from agent.errors import JetsyncError, StoreUnavailableError
+from agent.objectstore import Bucket
+from agent.observe.logging import Once, get_logger
+from agent.observe.reasons import reason_of
+from agent.observe.status import LastError, SnapshotStatus, State
+from agent.snapshots import changes
+from agent.snapshots.changes import Changes
+from agent.snapshots.publish import Publishing
+from agent.snapshots.report import PUBLICATION, SnapshotReport
+from agent.snapshots.repository import Repository
+from agent.snapshots.tree import BucketTree, DirectoryTree, Tree
+from agent.sync.db import Db
+from agent.sync.remotes import Remotes
+from agent.sync.retry import Backoff
+
+
+class Publication:
+    """`run` is its only task; the other methods may be called from anywhere in the event loop, while it runs.
+
+    published, failed, nothing_new: how often an attempt came to that. last: the report of the last attempt.
+    """
+
+    kind = PUBLICATION
+
+    def __init__(
+        self,
+        *,
+        config: PublicationConfig,
+        state_path: Path,
+        remotes: Remotes,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config
+        self._state_path = state_path
+        self._remotes = remotes
+        self._now = now
+        self._log = get_logger(publication=config.name)
+        self._once = Once()
+        self._db: Db | None = None
+        self._opened = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._poked = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._state = State.STARTING
+        self._since = now()
+        self._error: LastError | None = None
+        self._succeeded: float | None = None
+        self._current = ""
+        self.last: SnapshotReport | None = None
+        self.published = self.failed = self.nothing_new = 0
+        self.bytes_up = self.bytes_reused = 0
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Publish whenever it is time, until `drain`."""
+        self._db = await Db.open(self._state_path, self.config.name)
+        try:
+            self._opened.set()
+            self._set_state(State.IDLE)
+            if self.config.trigger == "on-change":
+                stopping = asyncio.create_task(self._stopping.wait(), name=f"stop {self.config.name}")
+                following = asyncio.create_task(self._publish_on_change(), name=f"on change {self.config.name}")
+                try:
+                    await asyncio.wait([stopping, following], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in (stopping, following):
+                        task.cancel()
+                    await asyncio.gather(stopping, following, return_exceptions=True)
+            await self._stopping.wait()
+            async with self._lock:
+                pass  # an attempt under way ends
+        finally:
+            self._opened.clear()
+            await self._db.close()
+
+    async def _publish_on_change(self) -> None:
+        backoff = Backoff(ceiling=60.0)
+        while True:
+            try:
+                async with self._changes() as stirring:
+                    await self._until_it_fails(stirring, backoff)
+            except JetsyncError as error:
+                self._failed(error)
+            self._poked.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff.next()):
+                    await self._poked.wait()
+
+    async def _until_it_fails(self, stirring: Changes, backoff: Backoff) -> None:
+        while (await self.publish()).exit_code == 0:
+            backoff.reset()
+            await stirring.wait()
+
+    @asynccontextmanager
+    async def _changes(self) -> AsyncIterator[Changes]:
+        if self.config.directory is not None:
+            async with changes.of_directory(self.config.directory) as stirring:
+                yield stirring
+        else:
+            async with changes.of_bucket(await self._source()) as stirring:
+                yield stirring
+
+    def poke(self) -> None:
+        """The connection is back: what failed may be tried at once."""
+        self._poked.set()
+
+    async def drain(self) -> bool:
+        """Begin nothing new; `run` returns when an attempt under way has ended. False: it may wait for the server."""
+        self._stopping.set()
+        return self._opened.is_set() and self._remotes.online
+
+    # -- one attempt ---------------------------------------------------------------------------------------------
+
+    async def publish(self) -> SnapshotReport:
+        """Publish the tree as it is now, if that is news."""
+        report = SnapshotReport(PUBLICATION, self.config.name)
+        await self._opened.wait()
+        async with self._lock:
+            self._set_state(State.SYNCING)
+            try:
+                await self._attempt(report)
+            except JetsyncError as error:
+                report.failed(error)
+                self._failed(error)
+            else:
+                self._came_through(report)
+        self.last = report
+        self.bytes_up += report.bytes_up
+        self.bytes_reused += report.bytes_reused
+        return report
+
+    async def _attempt(self, report: SnapshotReport) -> None:
+        db = self._db
+        assert db is not None
+        repository = Repository(await self._bucket(self.config.repository))
+        if self.config.directory is None:
+            source = await self._source()
+            tree: Tree = BucketTree(source, self.config.prefix, repository=source.name == self.config.repository)
+            await Publishing(self.config, repository, tree, db, now=self._now).run(report)
+            return
+        directory = DirectoryTree(self.config.directory, db)
+        try:
+            await Publishing(self.config, repository, directory, db, now=self._now).run(report)
+        finally:
+            await directory.close()
+
+    async def _source(self) -> Bucket:
+        assert self.config.bucket is not None
+        return await self._bucket(self.config.bucket)
+
+    async def _bucket(self, name: str) -> Bucket:
+        """A bucket; a declared one is made when this state has never seen it.
+
+        :raises ConnectError, BucketNotFoundError, NotABucketError
+        """
+        db = self._db
+        assert db is not None
+        key = f"seen {name}"
+        seen = await db(lambda store: store.kv_get(key) is not None)
+        opened = await self._remotes.open(name, seen=seen)
+        assert opened.bucket is not None  # only a dry run has none
+        await db(lambda store: store.kv_set(key, "1"))
+        return opened.bucket
+
+    # -- what it says of itself ----------------------------------------------------------------------------------
+
+    def _came_through(self, report: SnapshotReport) -> None:
+        self._current = report.id
+        self._succeeded = self._now()
+        self._error = None
+        self._once.clear("failed")
+        self._set_state(State.IDLE)
+        if report.changed:
+            self.published += 1
+            self._log.info("published", snapshot=report.id, previous=report.previous, uploads=report.uploads)
+        else:
+            self.nothing_new += 1
+
+    def _failed(self, error: JetsyncError) -> None:
+        self.failed += 1
+        self._error = LastError(reason_of(error).value, error.message, error.remedy, self._now())
+        self._set_state(State.RETRYING if isinstance(error, StoreUnavailableError) else State.FAILED)
+        if self._once.news("failed", str(error)):
+            self._log.warning("not_published", error=error.message, remedy=error.remedy)
+
+    def _set_state(self, state: State) -> None:
+        if state is not self._state:
+            self._state, self._since = state, self._now()
+
+    def status(self) -> SnapshotStatus:
+        """What it does now."""
+        return SnapshotStatus(
+            kind=PUBLICATION,
+            name=self.config.name,
+            directory=str(self.config.directory or ""),
+            repository=self.config.repository,
+            channel=self.config.channel,
+            state=self._state,
+            since=self._since,
+            snapshot=self._current,
+            sentence=self._sentence(),
+            last_success=self._succeeded,
+            last_error=self._error,
+        )
+
+    def _sentence(self) -> str:
+        if self._error is not None:
+            return f"{self._state.value}: {self._error.message}"
+        return f"{self._state.value}: {self._current or 'nothing is published yet'}"
