@@ -3,9 +3,11 @@
 Reading order:
 
     what there is        `repository` (snapshots and channels in the store), `signing`
-    publishing           `tree` (what is to be published), `content` (objects by digest), `publish`
+    publishing           `tree` (what is to be published), `content` (objects by digest), `fill`, `publish`
     installing           `fetch` (what a snapshot says, and its bytes), `install`, `hooks`
-    beside that          `prune`, `check` (reading every byte), `publication` and `subscription` (the loops)
+    seeing               `stored`, `complete` (all is there), `check` (every byte is right)
+    keeping house        `moves` (promote, roll back), `prune`
+    the loops            `changes`, `publication`, `subscription`; `report`
 
 The pure parts (manifests, channel records) are `core.manifest` and `core.channels`; what is done to the disk is
 `directory.versions`.

@@ -21,6 +21,7 @@ from agent.errors import (
     ObjectNotFoundError,
 )
 from agent.objectstore import Bucket, ObjectInfo
+from agent.snapshots.complete import leads_right
 from agent.snapshots.many import each
 from agent.snapshots.repository import Repository, read_manifest
 
@@ -77,23 +78,14 @@ async def check(
             on_progress(min(result.bytes, total), total)
 
     for path, entry in tree.entries.items():
-        why = _misplaced(repository, there.get(path), entry)
-        if why:
-            result.problems.append((path, why))
+        info = there.get(path)
+        if info is not None and info.link is not None and not leads_right(repository, bucket, info, entry):
+            result.problems.append((path, "leads elsewhere than the manifest says"))
+        elif info is None and entry.kind is not Kind.FILE:
+            result.problems.append((path, "is missing in the bucket"))
     await each(paths.values(), read, at_once=_AT_ONCE)
     result.problems.sort()
     return result
-
-
-def _misplaced(repository: Repository, info: ObjectInfo | None, entry: Entry) -> str:
-    """What is wrong with where the object of a path leads; "" when nothing is, or reading it will tell."""
-    if entry.kind is not Kind.FILE:
-        leads = info is not None and (entry.kind is Kind.DIRECTORY or (info.link and info.link.name == entry.target))
-        return "" if leads else "is missing, or leads elsewhere than the manifest says"
-    if info is None or info.link is None:
-        return ""
-    right = (repository.name, manifest.content_name(entry.digest))
-    return "" if (info.link.bucket, info.link.name) == right else "leads elsewhere than the manifest says"
 
 
 async def _read(bucket: Bucket, info: ObjectInfo | None, entry: Entry) -> str:

@@ -3,9 +3,8 @@
 In a repository these are the contents, `sha256/<hex>`, shared by all snapshots; in the bucket of a snapshot with
 `content: copies` the files themselves. For each wanted object the leader is asked what is there:
 
-    whole       digest and size are as wanted, and the store has as many chunks as the meta says: used as it is
-    old         the same, but its meta is older than half the grace: it is stamped anew (its own meta again, by
-                compare-and-swap), so that no pruning that began before takes it away
+    whole       (see `stored`): used as it is. When its meta is older than half the grace, it is stamped anew first (its
+                own meta again, by compare-and-swap), so that no pruning that began before takes it away
     missing     nothing, or a delete marker: put, expecting just that
     damaged     anything else under this name: somebody has written there, or chunks are gone. Put again over exactly
                 this revision. A right content is never overwritten
@@ -21,12 +20,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 
 from agent.core.manifest import Manifest, content_name
-from agent.errors import BadMetaError, ObjectNotFoundError, RevisionError, SnapshotError, StoreError
-from agent.objectstore import Bucket, ObjectInfo, new_nuid
+from agent.errors import ObjectNotFoundError, RevisionError, SnapshotError, StoreError
+from agent.objectstore import Bucket, new_nuid
 from agent.snapshots.many import each
+from agent.snapshots.stored import Found, Stored, Verdict
 from agent.state import JournalEntry
 from agent.sync.db import Db
 from agent.sync.limits import SMALL, Limits
@@ -34,8 +33,6 @@ from agent.sync.limits import SMALL, Limits
 GRACE = 24 * 3600.0
 _ATTEMPTS = 4
 _JOURNAL_NS = 300 * 1_000_000_000
-# Chunk sets are counted one by one up to here; beyond, all of the bucket are listed in one go.
-_FEW = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +44,6 @@ class Wanted:
     size: int
     open: Callable[[], AsyncIterator[bytes]]
     metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-class Verdict(Enum):
-    WHOLE = "whole"
-    OLD = "old"
-    MISSING = "missing"
-    DAMAGED = "damaged"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    verdict: Verdict
-    revision: int
-    info: ObjectInfo | None = None
 
 
 @dataclass(slots=True)
@@ -82,12 +65,12 @@ class Objects:
         self, bucket: Bucket, db: Db, *, limits: Limits, stamps: bool, grace: float = GRACE, now: Callable[[], float]
     ) -> None:
         self._bucket = bucket
+        self._stored = Stored(bucket)
         self._db = db
         self._limits = limits
         self._stamps = stamps
         self._grace = grace
         self._now = now
-        self._counts: Mapping[str, int] | None = None
         self.tally = Tally()
 
     async def ensure(self, wanted: list[Wanted]) -> None:
@@ -95,13 +78,13 @@ class Objects:
 
         :raises StaleError: bytes to put can't be had any more
         """
-        await self._count_for(len(wanted))
+        await self._stored.expect(len(wanted))
         nuids = {one.name: new_nuid() for one in wanted}
         missing: list[tuple[Wanted, Found]] = []
 
         async def look(one: Wanted) -> None:
-            found = await self._look(one.name, one.digest, one.size)
-            if found.verdict is Verdict.WHOLE or (found.verdict is Verdict.OLD and await self._stamped(one, found)):
+            found = await self._stored.look(one.name, one.digest, one.size)
+            if found.verdict is Verdict.WHOLE and (not self._is_old(found) or await self._stamped(one, found)):
                 self.tally.reused += 1
                 self.tally.bytes_reused += one.size
             else:
@@ -112,49 +95,12 @@ class Objects:
         await each(missing, lambda item: self._put(*item, nuid=nuids[item[0].name]))
         await self._db(lambda store: store.journal_remove([nuids[one.name] for one, _ in missing]))
 
-    async def complaints(self, wanted: Mapping[str, tuple[bytes, int]]) -> list[str]:
-        """What isn't whole of these objects (name -> digest, size), in words."""
-        await self._count_for(len(wanted))
-        told: list[str] = []
-
-        async def look(name: str) -> None:
-            found = await self._look(name, *wanted[name])
-            if found.verdict in (Verdict.MISSING, Verdict.DAMAGED):
-                told.append(f"{name} is {found.verdict.value}")
-
-        await each(wanted, look)
-        return sorted(told)
-
-    # -- looking ---------------------------------------------------------------------------------------------------
-
-    async def _count_for(self, objects: int) -> None:
-        self._counts = await self._bucket.chunk_subjects() if objects > _FEW else None
-
-    async def _look(self, name: str, digest: bytes, size: int) -> Found:
-        try:
-            info = await self._bucket.info(name, show_deleted=True)
-        except ObjectNotFoundError:
-            return Found(Verdict.MISSING, 0)
-        except BadMetaError:
-            # Only the server knows the revision of what can't be read: it tells it when it refuses.
-            return Found(Verdict.DAMAGED, 0)
-        if info.deleted:
-            return Found(Verdict.MISSING, info.revision)
-        right = info.link is None and info.digest == digest and info.size == size
-        if not right or not await self._has_chunks(info):
-            return Found(Verdict.DAMAGED, info.revision, info)
-        age = self._now() - info.time_ns / 1e9
-        old = self._stamps and age > self._grace / 2
-        return Found(Verdict.OLD if old else Verdict.WHOLE, info.revision, info)
-
-    async def _has_chunks(self, info: ObjectInfo) -> bool:
-        if not info.chunks:
-            return info.size == 0
-        if self._counts is not None and self._counts.get(info.nuid) == info.chunks:
-            return True
-        return await self._bucket.chunk_count(info.nuid) == info.chunks  # it may be newer than the listing
-
     # -- writing ---------------------------------------------------------------------------------------------------
+
+    def _is_old(self, found: Found) -> bool:
+        """Whether a pruning may be about to take it away."""
+        assert found.info is not None
+        return self._stamps and self._now() - found.info.time_ns / 1e9 > self._grace / 2
 
     async def _stamped(self, one: Wanted, found: Found) -> bool:
         """Make the meta a new one; False when somebody else has written there meanwhile."""
@@ -180,8 +126,8 @@ class Objects:
                         purge_old=bool(revision),
                     )
             except RevisionError as error:
-                found = await self._look(one.name, one.digest, one.size)
-                if found.verdict in (Verdict.WHOLE, Verdict.OLD):
+                found = await self._stored.look(one.name, one.digest, one.size)
+                if found.verdict is Verdict.WHOLE:
                     self.tally.reused += 1
                     self.tally.bytes_reused += one.size
                     return

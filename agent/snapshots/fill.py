@@ -1,9 +1,9 @@
-"""Filling a snapshot's bucket from a tree, and seeing that what is stored is what the tree's manifest says.
+"""Filling a snapshot's bucket from a tree.
 
 With `content: links` the bytes are in the repository, and the bucket has an object link per file; with `copies` it has
 the files themselves and needs nobody. A symlink is an object link to the object of its target in the same bucket, an
 empty directory an object `path/` without content, both as mappings write them. Whatever is there already and right is
-left, so filling goes on where it was broken off; what is there and isn't right makes `verify` fail: nothing is sealed.
+left, so filling goes on where it was broken off; what is there and isn't right is for `complete` to tell.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from agent.config.model import Publication
 from agent.core import manifest
 from agent.core.entries import Entry, Kind
 from agent.core.manifest import Manifest
-from agent.errors import ManifestError, RevisionError, SnapshotError
-from agent.objectstore import Bucket, Link, ObjectInfo
+from agent.errors import RevisionError
+from agent.objectstore import Bucket, ObjectInfo
 from agent.snapshots import repository as places
+from agent.snapshots.complete import target_of
 from agent.snapshots.content import Objects, Wanted, contents_of
 from agent.snapshots.many import each
 from agent.snapshots.report import SnapshotReport
@@ -30,7 +31,6 @@ from agent.sync.remote import DIGEST, KIND, MODE
 SIZE = "jetsync.size"
 # Large contents at a time.
 _TRANSFERS = 4
-_TOLD = 10
 
 
 class Filling:
@@ -89,31 +89,6 @@ class Filling:
         for name, text in texts.items():
             await self._objects(bucket, stamps=False).ensure([_text(name, text)])
 
-    async def verify(self, bucket: Bucket, identity: str) -> None:
-        """The bucket has what the manifest says, and all content is stored whole: sizes, digests and chunk counts.
-
-        The digests of what was uploaded were taken from the bytes that were sent, when they were sent.
-
-        :raises SnapshotError: names what isn't as it should be
-        """
-        complaints = self._differences(bucket, await bucket.list(on_bad=lambda _: None))
-        if self._copies:
-            wanted = {path: (entry.digest, entry.size) for path, entry in self._tree.files}
-            complaints += await self._objects(bucket, stamps=False).complaints(wanted)
-        else:
-            wanted = {manifest.content_name(digest): (digest, size) for digest, size in self._tree.contents.items()}
-            complaints += await self._objects(self._repository.bucket, stamps=False).complaints(wanted)
-        try:
-            await places.read_manifest(bucket, identity, expected=self._tree.digest)
-        except ManifestError as error:
-            complaints.append(error.message)
-        if complaints:
-            more = f"; and {len(complaints) - _TOLD} more" if len(complaints) > _TOLD else ""
-            raise SnapshotError(
-                f"what is stored isn't what was published: {'; '.join(complaints[:_TOLD])}{more}",
-                remedy="publish again; if it happens again, see who else writes to the repository",
-            )
-
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _objects(self, bucket: Bucket, *, stamps: bool) -> Objects:
@@ -128,16 +103,10 @@ class Filling:
     def _is_copied(self, entry: Entry) -> bool:
         return self._copies and entry.kind is Kind.FILE
 
-    def _target(self, bucket: Bucket, entry: Entry) -> Link | None:
-        """What the object of an entry links to; None for an empty directory."""
-        if entry.kind is Kind.FILE:
-            return Link(self._repository.name, manifest.content_name(entry.digest))
-        return Link(bucket.name, entry.target) if entry.kind is Kind.LINK else None
-
     async def _link(self, bucket: Bucket, path: str, found: ObjectInfo | None) -> int:
         """Have the object of a link, symlink or empty directory; gives the number of links made."""
         entry = self._tree.entries[path]
-        target = self._target(bucket, entry)
+        target = target_of(self._repository, bucket, entry)
         live = found is not None and not found.deleted
         if live and found is not None and found.link == target:
             return 0
@@ -148,19 +117,8 @@ class Filling:
                 return 0
             await bucket.add_link(path, target, metadata=_metadata(entry), expected_revision=revision)
         except RevisionError:
-            return 0  # another publisher of the same tree, or somebody who has no business here: `verify` tells
+            return 0  # another publisher of the same tree, or somebody who has no business here: `complete` tells
         return 1
-
-    def _differences(self, bucket: Bucket, infos: list[ObjectInfo]) -> list[str]:
-        there = {info.name: info for info in infos}
-        expected = {*self._tree.entries, manifest.MANIFEST_NAME}
-        told = [f"{name} is missing" for name in expected - there.keys()]
-        told += [f"{name} is not of this snapshot" for name in there.keys() - expected - {manifest.SIGNATURE_NAME}]
-        for path in self._tree.entries.keys() & there.keys():
-            entry = self._tree.entries[path]
-            if not self._is_copied(entry) and there[path].link != self._target(bucket, entry):
-                told.append(f"{path} leads elsewhere")
-        return sorted(told)
 
 
 def _metadata(entry: Entry) -> Mapping[str, str]:

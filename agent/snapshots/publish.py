@@ -38,6 +38,7 @@ from agent.errors import (
 )
 from agent.objectstore import Bucket, BucketSpec
 from agent.snapshots import repository as places
+from agent.snapshots.complete import require_complete
 from agent.snapshots.content import sweep
 from agent.snapshots.fill import Filling
 from agent.snapshots.report import SnapshotReport
@@ -108,11 +109,11 @@ class Publishing:
         try:
             if not bucket.sealed:
                 await filling.fill(bucket, signer, report)
-                await filling.verify(bucket, made.id)
+                await require_complete(self._repository, bucket, made.id, tree)
                 await bucket.seal()
         except SealedError:
             pass  # another publisher of the same tree was at the same bucket, and is done
-        await filling.verify(bucket, made.id)
+        await require_complete(self._repository, bucket, made.id, tree)
         await self._move(made, channel, revision, signer)
         await self._note("published", made)
         await self._note("publishing", None)

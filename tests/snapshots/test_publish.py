@@ -168,7 +168,7 @@ async def test_what_was_begun_for_another_tree_is_removed(publisher: Publisher, 
     async def full(*_: Any) -> None:
         raise SnapshotError("no")
 
-    monkeypatch.setattr(Filling, "verify", full)
+    monkeypatch.setattr(Bucket, "seal", full)
     with pytest.raises(SnapshotError):
         await publisher.publish()
     monkeypatch.undo()
