@@ -160,8 +160,8 @@ class Proxy:
                     due = max(due, time.monotonic()) + len(block) / self._rate
                     await asyncio.sleep(due - time.monotonic())
                 await self._open.wait()
+                setattr(self, counter, getattr(self, counter) + len(block))  # before anybody can have read it
                 writer.write(block)
-                setattr(self, counter, getattr(self, counter) + len(block))
                 await writer.drain()
         writer.close()
         with contextlib.suppress(ConnectionError):
