@@ -1,8 +1,9 @@
 """What really happened to an action, and how that is written into the rows.
 
 An `Outcome` carries `Change`s: the sides of a path as they are after the action. While an action ran, newer metas of
-the same name may have been stored in its row; `merged` keeps the newer revision, so that an outcome never takes a row
-back in time, and the row then is dirty and is planned again. The local side of an outcome always wins: a path with an
+the same name may have been stored in its row, or it may have been found to be gone; `merged` keeps what is newer, so
+that an outcome never takes a row back in time, and the row then is dirty and is planned again, also when the action
+had nothing to do with the bucket. The local side of an outcome always wins: a path with an
 action in flight isn't looked at before the outcome is committed, and is looked at again when a hint asked for it.
 """
 
@@ -83,13 +84,9 @@ class Outcome:
 
 def merged(row: Row, change: Change) -> tuple[Row, bool]:
     """The row with the change written into it, and whether it is to be planned again."""
-    dirty = change.dirty
-    remote = row.remote
-    if not isinstance(change.remote, Keep):
-        if _is_newer(row, change):
-            dirty = True
-        else:
-            remote = change.remote
+    newer = _is_newer(row, change)
+    dirty = change.dirty or newer
+    remote = row.remote if newer or isinstance(change.remote, Keep) else change.remote
     ancestor = row.ancestor if isinstance(change.ancestor, Keep) else change.ancestor
     local = row.local if isinstance(change.local, Keep) else change.local
     return replace(row, ancestor=ancestor, local=local, remote=remote, verdict=Verdict.NONE), dirty
@@ -98,6 +95,7 @@ def merged(row: Row, change: Change) -> tuple[Row, bool]:
 def _is_newer(row: Row, change: Change) -> bool:
     """Whether the row's remote side is newer than the one that the action saw or made."""
     remote = change.remote
-    if isinstance(remote, Remote) and remote.gone is not Gone.VANISHED:
-        return row.revision > remote.revision
-    return row.revision > change.seen
+    if not isinstance(remote, Remote) or remote.gone is Gone.VANISHED:
+        return row.revision > change.seen
+    went = row.remote is not None and row.remote.gone in (Gone.VANISHED, Gone.EXPIRED)
+    return row.revision > remote.revision or (went and remote.revision <= change.seen)

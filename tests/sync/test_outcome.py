@@ -47,3 +47,26 @@ def test_sides_that_an_action_doesnt_name_stay_as_they_are():
     row, _ = merged(ROW, Change("a", ancestor=None, local=None, seen=5))
 
     assert row == Row("a", None, None, ROW.remote)
+
+
+def test_a_meta_that_came_while_a_local_file_was_deleted_is_planned():
+    came = Remote(NEW, 7, nuid="theirs")
+    row, dirty = merged(Row("a", None, Local(OLD), came), Change("a", ancestor=None, local=None, seen=0))
+
+    assert (row, dirty) == (Row("a", None, None, came), True)
+
+
+def test_a_name_that_was_found_gone_while_its_download_ran_is_planned_again():
+    gone = Remote(None, 0, gone=Gone.VANISHED)
+    loaded = Change("a", ancestor=Ancestor(NEW), local=Local(NEW), remote=Remote(NEW, 5), seen=5)
+    row, dirty = merged(Row("a", None, None, gone), loaded)
+
+    assert (row, dirty) == (Row("a", Ancestor(NEW), Local(NEW), gone), True)
+
+
+def test_a_name_that_was_found_gone_while_its_file_was_sent_is_there():
+    gone = Remote(None, 0, gone=Gone.VANISHED)
+    sent = Change("a", ancestor=Ancestor(NEW), remote=Remote(NEW, 6), seen=5)
+    row, dirty = merged(Row("a", None, Local(NEW), gone), sent)
+
+    assert (row.remote, dirty) == (Remote(NEW, 6), False)
