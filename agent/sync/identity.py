@@ -2,7 +2,8 @@
 
 Ancestors belong to all three: a change of any in the configuration is a first contact, with nothing known of either
 side (DESIGN section 4). A change of what decides which paths belong to the mapping only makes both sides be looked at
-again in full. What changes without the configuration is a reason to stop (DESIGN section 6, "Identity"):
+again in full; and a change of mode or policy makes every row be decided anew. What changes without the
+configuration is a reason to stop (DESIGN section 6, "Identity"):
 
     the root     vanished; replaced (another id in root.json, or none); emptied and without its id: an unmounted volume
     the bucket   missing; re-created (another `created`); rolled back (its last sequence is before the cursor)
@@ -36,10 +37,12 @@ GENERATION_SECONDS = 3600.0
 def adopt_identity(store: StateStore, config: Mapping) -> None:
     """Ancestors belong to directory, bucket and prefix: a change of any is a first contact (DESIGN section 4).
 
-    The patterns belong to it too, but a change of them only makes both sides be looked at again in full.
+    The patterns belong to it too, but a change of them only makes both sides be looked at again in full; and what was
+    settled by other rules (mode, policy) is decided anew.
     """
     identity = {"directory": str(config.directory), "bucket": config.bucket, "prefix": config.prefix}
     patterns = json.dumps([config.include, config.exclude, config.symlinks, config.max_size, config.empty_directories])
+    rules = json.dumps([config.mode, config.conflicts, config.permissions])
     with store.transaction():
         known = store.identity
         if known and known != identity:
@@ -52,6 +55,9 @@ def adopt_identity(store: StateStore, config: Mapping) -> None:
             if store.kv_get("patterns") is not None:
                 store.forget_sides()
             store.kv_set("patterns", patterns)
+        if store.kv_get("rules") != rules:
+            store.mark_all_dirty()
+            store.kv_set("rules", rules)
 
 
 # -- the root ----------------------------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ class Record:
         elif halt is None and self.halt is not None:
             self.log.info("halt_over", reason=self.halt.reason)
         self.halt = halt
+        self.metrics.halted(halt.reason if halt is not None else None)
 
     def broke(self, error: JetsyncError, state: State = State.FAILED) -> None:
         self.error = LastError(self.metrics.failure(error).value, error.message, error.remedy, time.time())

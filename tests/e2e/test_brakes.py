@@ -477,8 +477,9 @@ def test_a_running_agent_halts_says_so_everywhere_and_goes_on_when_approved(sync
         assert halt["reason"] == "root_emptied"
         assert "approve" in halt["remedy"]
         assert [event["reason"] for event in running.events("halted")] == ["root_emptied"]
-        eventually(lambda: running.metrics()['jetsync_mapping_state{mapping="files",state="halted"}'] == 1)
-        eventually(lambda: running.metrics()['jetsync_mapping_halted{mapping="files",reason="root_emptied"}'] == 1)
+        metrics = running.metrics()
+        assert metrics['jetsync_mapping_state{mapping="files",state="halted"}'] == 1
+        assert metrics['jetsync_mapping_halted{mapping="files",reason="root_emptied"}'] == 1
         assert "[+]mapping/files ok; halted: root_emptied: " in running.get("/readyz")[1]
         assert stock.contents(bucket) == TREE
         assert halted(synced) == "root_emptied"

@@ -114,3 +114,51 @@ def test_every_change_on_each_side_ends_as_the_table_says(make_agent: MakeAgent,
     assert {counter: again[counter] for counter in counters} == dict.fromkeys(counters, 0)
     assert (bench.local(), bench.remote()) == (local, remote)
     assert (again["conflicts"], again["diverged"]) == (result["conflicts"], result["diverged"])
+
+
+def change(agent: Agent, **options: str) -> None:
+    agent.config["mappings"][0].update(options)
+    agent.write()
+
+
+def test_a_mirror_that_was_none_halts_before_it_deletes_what_had_been_left_alone(
+    make_agent: MakeAgent, stock: Stock, bucket: str
+):
+    agent = make_agent(mode="pull-safe")
+    for number in range(20):
+        stock.put(bucket, f"theirs-{number}", b"theirs")
+    ours = {f"ours-{number}": b"ours" for number in range(30)}
+    write_tree(agent.directory(), ours)
+    assert agent.sync()["diverged"] == 30
+
+    change(agent, mode="pull-mirror")
+    assert agent.plan(exit=None)["deletes_local"] == 30
+    assert agent.sync(exit=3)["halt"]["reason"] == "max_delete"
+    assert len(read_tree(agent.directory())) == 50
+
+    agent.cli("approve", "files", exit=0)
+    assert agent.sync()["deletes_local"] == 30
+    assert not any(name.startswith("ours") for name in read_tree(agent.directory()))
+
+
+def test_a_change_of_mode_sends_what_had_been_left_alone(make_agent: MakeAgent, stock: Stock, bucket: str):
+    agent = make_agent(mode="pull-safe")
+    stock.put(bucket, "theirs", b"theirs")
+    agent.sync()
+    write_tree(agent.directory(), {"ours": b"ours", "theirs": b"ours now"})
+    assert agent.sync()["diverged"] == 2
+
+    change(agent, mode="two-way")
+    assert agent.sync()["uploads"] == 2
+    assert stock.contents(bucket) == {"ours": b"ours", "theirs": b"ours now"}
+
+
+def test_another_policy_settles_the_conflicts_that_are_there(make_agent: MakeAgent, stock: Stock, bucket: str):
+    agent = make_agent(conflicts="report")
+    write_tree(agent.directory(), {"file": b"ours"})
+    stock.put(bucket, "file", b"theirs")
+    assert agent.sync(exit=3)["conflicts"] == ["file"]
+
+    change(agent, conflicts="prefer-remote")
+    assert agent.sync()["conflicts"] == []
+    assert (agent.directory() / "file").read_bytes() == b"theirs"
