@@ -18,6 +18,7 @@ from agent.objectstore.meta import Link, ObjectInfo
 from agent.objectstore.objects import Deleted
 from agent.objectstore.prefix import Prefix
 from agent.objectstore.put import uninterrupted
+from agent.objectstore.put_many import SmallObject
 from agent.objectstore.rename import Renaming
 from agent.objectstore.spec import BucketSpec, BucketStatus, Mirror, Placement
 from agent.objectstore.stores import Buckets, Ensured
@@ -47,6 +48,7 @@ __all__ = [
     "Prefix",
     "Reader",
     "Renaming",
+    "SmallObject",
     "SpoiledError",
     "new_nuid",
     "refused",

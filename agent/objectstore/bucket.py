@@ -1,7 +1,7 @@
 """One bucket. A thin class: each operation is a function in a module of its own, with the story of its mechanism.
 
     info, list, names_count, chunk_...   reading        objects, listing, chunks
-    put, get, follow                     data           put, get, follow, files
+    put, put_many, get, follow           data           put, put_many, get, follow, files
     update_meta, delete, rename          metas          objects, rename
     add_link, add_bucket_link, resolve   links          links
     status, seal                         the bucket     spec, stores
@@ -30,6 +30,7 @@ from agent.objectstore import (
     objects,
     prefix,
     put,
+    put_many,
     rename,
     spec,
     subjects,
@@ -39,6 +40,7 @@ from agent.objectstore.follow import Follower, MetaMessage
 from agent.objectstore.get import Position, Reader
 from agent.objectstore.meta import Link, ObjectInfo
 from agent.objectstore.prefix import Prefix
+from agent.objectstore.put_many import Outcome, SmallObject
 from agent.objectstore.rename import Renaming
 from agent.objectstore.source import SourceLike
 
@@ -194,6 +196,10 @@ class Bucket:
             pace=pace,
             on_progress=on_progress,
         )
+
+    async def put_many(self, items: Sequence[SmallObject]) -> builtins.list[Outcome]:
+        """Store many objects of at most one chunk at once: see `put_many.put_many`."""
+        return await put_many.put_many(self, items)
 
     async def put_bytes(self, name: str, data: bytes, **options: Any) -> ObjectInfo:
         """Store bytes; options as `put`."""

@@ -22,6 +22,7 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring as _quoted
 from typing import Any, cast
 
 from agent.errors import BadMetaError
@@ -83,6 +84,18 @@ class ObjectInfo:
 
 def encode(info: ObjectInfo) -> bytes:
     """The meta message of an object, link or (`deleted`) marker."""
+    special = info.description or info.headers or info.deleted or info.link or info.extra or info.extra_options
+    if not special and info.digest and info.max_chunk_size:
+        return encode_plain(
+            bucket=info.bucket,
+            name=info.name,
+            nuid=info.nuid,
+            size=info.size,
+            chunks=info.chunks,
+            digest=info.digest,
+            metadata=info.metadata,
+            max_chunk_size=info.max_chunk_size,
+        )
     document: dict[str, object] = {"name": info.name}
     if info.description:
         document["description"] = info.description
@@ -113,6 +126,27 @@ def encode(info: ObjectInfo) -> bytes:
         document["deleted"] = True
     document.update(info.extra)
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def encode_plain(
+    *,
+    bucket: str,
+    name: str,
+    nuid: str,
+    size: int,
+    chunks: int,
+    digest: bytes,
+    metadata: Mapping[str, str],
+    max_chunk_size: int,
+) -> bytes:
+    """The same for an object that has nothing else: most have, and a document of dicts costs five times as much."""
+    pairs = ",".join([f"{_quoted(key)}:{_quoted(value)}" for key, value in metadata.items()])
+    told = f'"metadata":{{{pairs}}},' if pairs else ""
+    return (
+        f'{{"name":{_quoted(name)},{told}"options":{{"max_chunk_size":{max_chunk_size}}},"bucket":{_quoted(bucket)},'
+        f'"nuid":{_quoted(nuid)},"size":{size},"mtime":"{_ZERO_TIME}","chunks":{chunks},'
+        f'"digest":"{digest_text(digest)}"}}'
+    ).encode("utf-8", "replace")
 
 
 def marker(info: ObjectInfo, *, nuid: str) -> ObjectInfo:

@@ -4,7 +4,8 @@ One inbox subscription per connection serves them all. A message that wants an a
 `<inbox>.<token>`; the token finds its `Pending` in a dict. nats-py hands each message of a `future=` subscription to
 `set_result` of that object, so the object here is a sink that dispatches: no queue, no task, no slow-consumer drops,
 about a third of the cost of a callback subscription. What keeps memory bounded is that each answer was asked for: acks
-by the byte budget (`budget.py`), batches by their readers.
+by the byte budget (`budget.py`), batches by their readers. Messages that are sent and waited for together share one
+`Volley` (`volley.py`).
 
 Sending appends to nats-py's own list of pending commands and kicks its flusher once per round of the loop. Its
 `publish()` isn't used: it copies each payload twice, and when the list is full it waits in a place that swallows
@@ -22,7 +23,7 @@ at six times that: on a slow link the last ack of a full window comes late, but 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -30,6 +31,7 @@ from agent.errors import JetsyncError, NotAllowedError, StoreError, StoreUnavail
 from agent.objectstore.answers import Ack, Answer, RawMessage, answer_of, consumer_of, header_block, parse_ack
 from agent.objectstore.budget import ByteBudget
 from agent.objectstore.errors_map import NotSentError
+from agent.objectstore.volley import Message, Volley
 
 __all__ = ["Ack", "Answer", "Pending", "Publisher", "answer_of", "header_block"]
 
@@ -43,7 +45,7 @@ RECEIVE_BUDGET = 32 << 20
 PUBLISH_TIMEOUT = 10.0
 _PATIENCE = 6
 _SWEEP = 0.25
-_MESSAGE_COST = 512  # what a small message costs beside its payload, in the budget
+MESSAGE_COST = 512  # what a small message costs beside its payload, in the budget
 _CRLF = b"\r\n"
 _COPY_BELOW = 16384  # smaller payloads are cheaper copied into one command than written as three pieces
 
@@ -92,7 +94,9 @@ class Pending:
         """Nobody waits any more."""
         self._publisher._forget(self)  # noqa: SLF001 - one mechanism in two classes
 
-    def _settle(self, message: RawMessage | None, error: JetsyncError | None) -> None:
+    # what the publisher calls
+
+    def settle(self, _token: str, message: RawMessage | None, error: JetsyncError | None) -> None:
         self._message, self._error = message, error
         if self._weight:
             self._publisher.budget.release(self._weight)
@@ -100,7 +104,10 @@ class Pending:
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
-    def _overdue(self, now: float, heard: float) -> bool:
+    def subject_of(self, _token: str) -> str:
+        return self.subject
+
+    def overdue(self, now: float, heard: float) -> bool:
         if not self._patient:
             return now - self._sent > self._timeout
         return now - max(self._sent, heard) > self._timeout or now - self._sent > self._timeout * _PATIENCE
@@ -116,7 +123,7 @@ class Publisher:
         self.receive_budget = ByteBudget(RECEIVE_BUDGET)
         self.window = SEND_BUDGET
         """Upper bound of one transfer's window in bytes: halved when the server says that it is too much."""
-        self._waiting: dict[str, Pending | Callable[[RawMessage | None], None]] = {}
+        self._waiting: dict[str, Pending | Volley | Callable[[RawMessage | None], None]] = {}
         self._posted: dict[str, str | NotAllowedError] = {}  # token -> subject of its requests, or why there is none
         self._inbox = inbox
         self._skip = len(inbox) + 1
@@ -176,16 +183,34 @@ class Publisher:
         try:
             self._write(subject, f"{self._inbox}.{token}", payload, headers)
         except JetsyncError:
-            pending._settle(None, None)  # noqa: SLF001 - one mechanism in two classes
+            pending.settle(token, None, None)
             raise
         self._waiting[token] = pending
         if self._timer is None:
             self._arm()
         return pending
 
+    def send_many(self, messages: Sequence[Message], *, timeout: float = PUBLISH_TIMEOUT, weight: int = 0) -> Volley:
+        """Put messages on the wire in one piece; the Volley has their answers. Otherwise as `send`: none was sent when
+        this raises, also when one of them is too large for the server."""
+        first = self._count + 1
+        self._count += len(messages)
+        try:
+            self._write_many(first, messages)
+        except JetsyncError:
+            self.budget.release(weight)
+            raise
+        volley = Volley(
+            [subject for subject, _, _ in messages], first, timeout=timeout, done=lambda: self.budget.release(weight)
+        )
+        self._waiting.update((str(number), volley) for number in range(first, first + len(messages)))
+        if self._timer is None:
+            self._arm()
+        return volley
+
     async def send_chunk(self, subject: str, payload: bytes | memoryview, headers: bytes = b"") -> Pending:
         """Send within the byte budget of the connection: waits while too much is in flight."""
-        weight = len(payload) + _MESSAGE_COST
+        weight = len(payload) + MESSAGE_COST
         if not self.budget.take(weight):
             await self.budget.acquire(weight)
         return self.send(subject, payload, headers, weight=weight)
@@ -247,27 +272,50 @@ class Publisher:
         return refusal if isinstance(refusal, NotAllowedError) else None
 
     def _write(self, subject: str, reply: str, payload: bytes | memoryview, headers: bytes) -> None:
-        client = self._client
-        if self._refused is not None:
-            raise self._refused
-        if not self.connected:
-            raise NotSentError("not connected to the server")
+        client = self._connected_client()
         size = len(payload)
         total = size + len(headers)
         if total > client.max_payload:
-            raise StoreError(
-                f"a message of {total} bytes on {subject!r} is over the server's max_payload of {client.max_payload}"
-            )
+            raise _too_large(subject, total, client.max_payload)
         if headers:
             head = f"HPUB {subject} {reply} {len(headers)} {total}\r\n".encode() + headers
         else:
             head = f"PUB {subject} {reply} {size}\r\n".encode()
-        # nats-py's own list; see the module's story for why not publish(). A test fails when these fields change.
         if size < _COPY_BELOW:
-            client._pending.append(b"".join((head, payload, _CRLF)))  # noqa: SLF001
+            self._append(b"".join((head, payload, _CRLF)))
         else:
-            client._pending += (head, payload, _CRLF)  # noqa: SLF001
-        client._pending_data_size += len(head) + size + 2  # noqa: SLF001
+            self._append(head, payload, _CRLF)
+
+    def _write_many(self, first: int, messages: Sequence[Message]) -> None:
+        """`first`: the reply token of the first, as a number."""
+        most = self._connected_client().max_payload
+        reply = f"{self._inbox}."
+        pieces: list[bytes] = []
+        for number, (subject, payload, headers) in enumerate(messages, first):
+            size = len(payload)
+            total = size + len(headers)
+            if total > most:
+                raise _too_large(subject, total, most)
+            if headers:
+                head = f"HPUB {subject} {reply}{number} {len(headers)} {total}\r\n"
+                pieces += (head.encode(), headers, payload, _CRLF)
+            else:
+                pieces += (f"PUB {subject} {reply}{number} {size}\r\n".encode(), payload, _CRLF)
+        self._append(b"".join(pieces))
+
+    def _connected_client(self) -> Any:
+        """Raises NotAllowedError, NotSentError."""
+        if self._refused is not None:
+            raise self._refused
+        if not self.connected:
+            raise NotSentError("not connected to the server")
+        return self._client
+
+    def _append(self, *pieces: bytes | memoryview) -> None:
+        """To nats-py's own list; see the module's story for why not publish(). A test fails when its fields change."""
+        client = self._client
+        client._pending += pieces  # noqa: SLF001
+        client._pending_data_size += sum(map(len, pieces))  # noqa: SLF001
         if client._flush_queue.empty():  # noqa: SLF001
             client._flush_queue.put_nowait(asyncio.get_running_loop().create_future())  # noqa: SLF001
 
@@ -283,15 +331,15 @@ class Publisher:
         if waiting is None:
             return
         self._heard = monotonic()
-        if isinstance(waiting, Pending):
+        if isinstance(waiting, Pending | Volley):
             del self._waiting[token]
-            waiting._settle(message, None)  # noqa: SLF001 - one mechanism in two classes
+            waiting.settle(token, message, None)
         else:
             waiting(message)
 
     def _forget(self, pending: Pending) -> None:
         if self._waiting.pop(pending._token, None) is not None:  # noqa: SLF001
-            pending._settle(None, StoreUnavailableError("nobody waits for the answer any more"))  # noqa: SLF001
+            pending.settle(pending._token, None, StoreUnavailableError("nobody waits for the answer any more"))  # noqa: SLF001
 
     # when no answer will come
 
@@ -301,9 +349,7 @@ class Publisher:
             self._client._pending = []  # noqa: SLF001 - subscriptions are repeated by nats-py itself
             self._client._pending_data_size = 0  # noqa: SLF001
             self._client = None
-        self._fail(
-            lambda pending: UnknownOutcomeError(f"the connection was lost before {pending.subject!r} was answered")
-        )
+        self._fail(lambda subject: UnknownOutcomeError(f"the connection was lost before {subject!r} was answered"))
 
     def error(self, problem: Exception) -> None:
         """An error that the server reports by itself: a permission that is missing is told to whoever waits for it."""
@@ -322,30 +368,29 @@ class Publisher:
         refusal = NotAllowedError(
             f"this user may not publish to {quoted!r}", remedy="add the subject to the user's publish permissions"
         )
-        self._fail(lambda pending: refusal if pending.subject.lower() == quoted else None)
+        self._fail(lambda subject: refusal if subject.lower() == quoted else None)
         for token, subject in self._posted.items():
             handler = self._waiting.get(token)
-            if subject == quoted and handler is not None and not isinstance(handler, Pending):
+            if subject == quoted and handler is not None and not isinstance(handler, Pending | Volley):
                 self._posted[token] = refusal
                 handler(None)
 
     def close(self) -> None:
         self._closed = True
-        self._fail(
-            lambda pending: UnknownOutcomeError(f"the connection was closed before {pending.subject!r} was answered")
-        )
+        self._fail(lambda subject: UnknownOutcomeError(f"the connection was closed before {subject!r} was answered"))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _fail(self, error_for: Callable[[Pending], JetsyncError | None]) -> None:
+    def _fail(self, error_for: Callable[[str], JetsyncError | None]) -> None:
+        """Have those fail that wait for an answer to a subject with an error; who listens is told of the end."""
         everything = not self.connected or self._refused is not None
         for token, waiting in list(self._waiting.items()):
-            if isinstance(waiting, Pending):
-                error = error_for(waiting)
+            if isinstance(waiting, Pending | Volley):
+                error = error_for(waiting.subject_of(token))
                 if error is not None:
                     del self._waiting[token]
-                    waiting._settle(None, error)  # noqa: SLF001 - one mechanism in two classes
+                    waiting.settle(token, None, error)
             elif everything:
                 waiting(None)
 
@@ -357,14 +402,17 @@ class Publisher:
     def _sweep(self) -> None:
         now = monotonic()
         self._timer = None
-        if not any(isinstance(waiting, Pending) for waiting in self._waiting.values()):
+        if not any(isinstance(waiting, Pending | Volley) for waiting in self._waiting.values()):
             return
         # The loop stood still (a suspended machine, a long computation): answers may be here, only not read yet.
         if now - self._due < 1.0:
             for token, waiting in list(self._waiting.items()):
-                if isinstance(waiting, Pending) and waiting._overdue(now, self._heard):  # noqa: SLF001
+                if isinstance(waiting, Pending | Volley) and waiting.overdue(now, self._heard):
                     del self._waiting[token]
-                    waiting._settle(  # noqa: SLF001
-                        None, UnknownOutcomeError(f"the server did not answer {waiting.subject!r} in time")
-                    )
+                    subject = waiting.subject_of(token)
+                    waiting.settle(token, None, UnknownOutcomeError(f"the server did not answer {subject!r} in time"))
         self._arm()
+
+
+def _too_large(subject: str, size: int, most: int) -> StoreError:
+    return StoreError(f"a message of {size} bytes on {subject!r} is over the server's max_payload of {most}")

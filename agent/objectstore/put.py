@@ -61,8 +61,8 @@ LARGE = 8 << 20
 LARGE_CHUNK = 512 << 10
 HEADER_ROOM = 4096
 META_TIMEOUT = 10.0
-_RECOVER = 15.0
-_CLEAN_UP = 5.0
+RECOVER = 15.0
+CLEAN_UP = 5.0
 _ATTEMPTS = 3
 _ROLLUP = header_block({"Nats-Rollup": "sub"})
 
@@ -84,6 +84,7 @@ async def put(
     keep: bool = False,
     resume: Prefix | None = None,
     pace: Pace | None = None,
+    doubt: StoreUnavailableError | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> ObjectInfo:
     """Store an object. Returns its info; revision is known, time_ns is this machine's clock.
@@ -97,7 +98,8 @@ async def put(
     one when its source can be read again. purge_old: purge the chunks of the version that was replaced, at once; False
     leaves them to the caller. keep: leave the chunks of an upload that was broken off; resume: what an earlier attempt
     has stored under this nuid, of the same bytes. pace: awaited with the size of each chunk before it is sent.
-    on_progress: called with the bytes that are stored so far.
+    doubt: an attempt under this nuid has just failed so, before its meta was sent: what is stored of it is removed
+    first. on_progress: called with the bytes that are stored so far.
 
     Raises RevisionError, UnknownOutcomeError, StoreFullError, SealedError, BucketError (a mirror), ObjectNameError,
     ChunksError, DigestError, NotAllowedError, StoreUnavailableError; and what the source raises.
@@ -134,7 +136,7 @@ async def put(
             on_progress=on_progress,
         )
         try:
-            await upload.send_chunks()
+            await upload.send_chunks(doubt)
             break
         except AbandonedError:
             if nuid is not None or not reader.again or attempt == _ATTEMPTS:
@@ -204,13 +206,15 @@ class _Upload:
         if resume is not None:
             self._window.go_on(resume)
 
-    async def send_chunks(self) -> None:
+    async def send_chunks(self, doubt: StoreUnavailableError | None = None) -> None:
         """All chunks are stored, or none will stay (but with `keep`)."""
         digest = new_digest()
         sent = 0
         stored = self._resume.size if self._resume is not None else 0
         window, source = self._window, self._source
         try:
+            if doubt is not None:
+                await window.clear(doubt)
             if isinstance(source, BytesSource) and len(source.data) <= min(self._info.max_chunk_size, 65536):
                 digest.update(source.data)
                 sent = len(source.data)
@@ -281,7 +285,7 @@ class _Upload:
         try:
             return connection.publisher.send(subject, payload, headers, timeout=META_TIMEOUT)
         except NotSentError:
-            if not await connection.wait_connected(_RECOVER):
+            if not await connection.wait_connected(RECOVER):
                 raise
             return connection.publisher.send(subject, payload, headers, timeout=META_TIMEOUT)
 
@@ -315,7 +319,7 @@ class _Upload:
     async def _look(self, cause: UnknownOutcomeError) -> ObjectInfo:
         """No answer came: what does the leader have? The fence sees to it that nothing of ours is queued there."""
         try:
-            if await self._bucket.connection.wait_connected(_RECOVER):
+            if await self._bucket.connection.wait_connected(RECOVER):
                 await self._window.fence()
         except JetsyncError:
             pass  # then the look may come too early, and the outcome stays unknown
@@ -342,7 +346,7 @@ class _Upload:
         if not self._window.sent_anything or not self._bucket.connection.publisher.connected:
             return
         try:
-            async with asyncio.timeout(_CLEAN_UP):
+            async with asyncio.timeout(CLEAN_UP):
                 await self._window.fence()
                 await chunks.purge(self._bucket, self._info.nuid)
         except (JetsyncError, TimeoutError):

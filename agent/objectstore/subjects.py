@@ -99,11 +99,15 @@ def meta_subject(bucket: str, name: str) -> str:
     return f"$O.{bucket}.M.{urlsafe_b64encode(check_name(name)).decode()}"
 
 
+def chunk_prefix(bucket: str) -> str:
+    return f"$O.{bucket}.C."
+
+
 def chunk_subject(bucket: str, nuid: str) -> str:
     """The chunk subject of a nuid. Raises BadMetaError when it isn't one literal token."""
     if not is_nuid(nuid):
         raise BadMetaError(f"{nuid!r} can't be an object's nuid in bucket {bucket!r}")
-    return f"$O.{bucket}.C.{nuid}"
+    return chunk_prefix(bucket) + nuid
 
 
 def last_token(subject: str) -> str:

@@ -96,6 +96,11 @@ class ChunkWindow:
         self._goes_on = secrets.token_hex(4)  # chunks that are sent again need ids that no earlier attempt has used
         self.sent_anything = True
 
+    async def clear(self, doubt: StoreUnavailableError) -> None:
+        """Begin after an attempt under this nuid that came into doubt: nothing of it stays. Raises AbandonedError."""
+        self.sent_anything = True
+        await self._recover(doubt)
+
     async def add(self, data: Block) -> None:
         """Send the next chunk; waits while the window is full. Raises the server's refusal, AbandonedError."""
         flight = self._flight

@@ -28,7 +28,7 @@ from agent.errors import (
     StaleError,
     StoreUnavailableError,
 )
-from agent.objectstore import Bucket, Link, ObjectInfo, Renaming
+from agent.objectstore import Bucket, Link, ObjectInfo, Renaming, SmallObject, new_nuid
 from agent.sync.failures import Failures
 from agent.sync.limits import Limits
 from agent.sync.lots import LotKind, gathered, kind_of, only
@@ -124,18 +124,40 @@ class Executor:
         contents = await self._transfer.read_lot(
             [(action.row.path, _present(action.row), _wanted(action)) for action in actions]
         )
+        name_of = self._scope().name_of
+        objects = []
+        for action, content in zip(actions, contents, strict=True):
+            if isinstance(content, bytes):
+                row, entry = action.row, _wanted(action)
+                nuid = nuids.get(row.path) or new_nuid()
+                name, metadata = name_of(row.path), metadata_of(entry)
+                objects.append(SmallObject(name, content, entry.digest, nuid, row.revision, metadata))
+        revisions = zip(objects, await self._transfer.put_lot(objects), strict=True)
+        outcomes: list[Outcome] = []
+        failed: list[tuple[Action, JetsyncError]] = []
+        for action, content in zip(actions, contents, strict=True):
+            if not isinstance(content, bytes):
+                failed.append((action, content))
+                continue
+            sent, revision = next(revisions)
+            if isinstance(revision, JetsyncError):
+                failed.append((action, revision))
+                continue
+            outcome = self._uploaded(action, sent.name, revision, sent.nuid, 1 if content else 0)
+            outcome.settled_nuids.append(sent.nuid)
+            outcomes.append(outcome)
+        return outcomes + (await self._failed(failed, nuids) if failed else [])
 
-        async def send(action: Action, content: bytes) -> Outcome:
-            return await self._upload(action, nuids.get(action.row.path), content)
+    async def _failed(self, failed: Sequence[tuple[Action, JetsyncError]], nuids: Mapping[str, str]) -> list[Outcome]:
+        async def never(_action: Action, _result: object) -> Outcome:
+            raise AssertionError("unreachable")
 
-        return await self._each(actions, contents, send, nuids)
+        return await self._each([action for action, _ in failed], [error for _, error in failed], never, nuids)
 
-    async def _upload(self, action: Action, nuid: str | None, content: bytes | None = None) -> Outcome:
+    async def _upload(self, action: Action, nuid: str | None) -> Outcome:
         row, entry = action.row, _wanted(action)
-        local = _present(row)
         name = self._scope().name_of(row.path)
         metadata = metadata_of(entry)
-        sent = 0
         if entry.kind is Kind.LINK:
             link = Link(self._bucket.name, self._scope().name_of(entry.target))
             info = await self._bucket.add_link(name, link, metadata=metadata, expected_revision=row.revision)
@@ -143,13 +165,19 @@ class Executor:
             info = await self._bucket.put(name, b"", metadata=metadata, expected_revision=row.revision, purge_old=False)
         else:
             info = await self._transfer.upload(
-                row.path, local, name, metadata, expected_revision=row.revision, nuid=nuid, content=content
+                row.path, _present(row), name, metadata, expected_revision=row.revision, nuid=nuid
             )
-            sent = entry.size
-        outcome = Outcome(action, Result.APPLIED, bytes_up=sent)
-        outcome.changes = [self._agreed(row, local, _stored(info, entry))]
-        outcome.old_chunks = _replaced(row, name)
-        return outcome
+        return self._uploaded(action, name, info.revision, info.nuid, info.chunks)
+
+    def _uploaded(self, action: Action, name: str, revision: int, nuid: str, chunks: int) -> Outcome:
+        row, entry = action.row, _wanted(action)
+        return Outcome(
+            action,
+            Result.APPLIED,
+            [self._agreed(row, _present(row), Remote(entry, revision, nuid, chunks))],
+            bytes_up=entry.size if entry.kind is Kind.FILE else 0,
+            old_chunks=_replaced(row, name),
+        )
 
     def _agreed(self, row: Row, local: Local, remote: Remote) -> Change:
         """Both sides hold the same now: `local` and `remote`, as read back."""

@@ -7,8 +7,11 @@ count, so that ten thousand of them keep the connection full without ten thousan
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # Small objects in flight at once: PROTOCOL section 7 reached its best figures with 128.
 SMALL_AT_ONCE = 128
@@ -19,6 +22,8 @@ LOTS_AT_ONCE = 3
 SMALL = 128 << 10
 # Files over this size go on where they stopped; their chunks carry ids (DESIGN section 6).
 RESUMED = 8 << 20
+# Under a rate limit a lot is sent in portions of so many seconds.
+PORTION_SECONDS = 0.1
 
 
 class RateLimiter:
@@ -37,6 +42,22 @@ class RateLimiter:
         self._ready = start + size / self.rate
         if self._ready > now:
             await asyncio.sleep(self._ready - now)
+
+    def portions(self, items: Sequence[T], size_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
+        """What may pass at once, so that a lot doesn't come as one burst after a long silence. All, without a limit."""
+        if not self.rate:
+            yield items
+            return
+        portion: list[T] = []
+        size = 0
+        for item in items:
+            if portion and size + size_of(item) > self.rate * PORTION_SECONDS:
+                yield portion
+                portion, size = [], 0
+            portion.append(item)
+            size += size_of(item)
+        if portion:
+            yield portion
 
 
 class Budget:

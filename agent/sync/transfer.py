@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from agent.core.entries import Entry, Local, Row
 from agent.directory import Directory, OpenFile, Partial, Reservation, Staged
 from agent.errors import ChunksError, DigestError, JetsyncError, StaleError, StoreUnavailableError
-from agent.objectstore import Bucket, ObjectInfo, Position, Prefix, SpoiledError, uninterrupted
+from agent.objectstore import Bucket, ObjectInfo, Position, Prefix, SmallObject, SpoiledError, uninterrupted
 from agent.sync.limits import RESUMED, SMALL, Limits
 from agent.sync.lots import Disk, check_digest, only
 
@@ -46,18 +46,15 @@ class Transfer:
         *,
         expected_revision: int,
         nuid: str | None,
-        content: bytes | None = None,
     ) -> ObjectInfo:
-        """Store the file as `name`. content: what was read of it as part of a lot; the lot holds its place then.
+        """Store the file as `name`.
 
         :raises StaleError: the file isn't what the row says any more; nothing is visible
         :raises RevisionError: the name isn't what the row says any more
         """
         entry = local.side
         assert isinstance(entry, Entry)
-        if content is not None:
-            await self._limits.upload.take(entry.size)
-            return await self._put(name, content, metadata, entry, expected_revision=expected_revision, nuid=nuid)
+        content: bytes | None = None
         async with self._limits.transfer(entry.size):
             if entry.size <= SMALL:
                 content = only(await asyncio.to_thread(self.disk.read, [(path, local, entry)]))
@@ -135,8 +132,19 @@ class Transfer:
     # -- lots ----------------------------------------------------------------------------------------------------
 
     async def read_lot(self, items: Sequence[tuple[str, Local, Entry]]) -> list[bytes | JetsyncError]:
-        """Read the small files of a lot; each is put by `upload` then."""
+        """Read the small files of a lot; `put_lot` sends them."""
         return await asyncio.to_thread(self.disk.read, items)
+
+    async def put_lot(self, objects: Sequence[SmallObject]) -> list[int | JetsyncError]:
+        """Store the small objects of a lot: the revision of each, or why there is none."""
+        results: list[int | JetsyncError] = []
+        for part in self._limits.upload.portions(objects, lambda one: len(one.data)):
+            await self._limits.upload.take(sum([len(one.data) for one in part]))
+            try:
+                results += await self._bucket.put_many(part)
+            except JetsyncError as error:
+                results += [error] * len(part)
+        return results
 
     async def download_lot(self, items: Sequence[tuple[Row, Entry, ObjectInfo]]) -> list[Local | JetsyncError]:
         """Fetch the small objects of a lot, and put them at their rows' paths."""

@@ -6,9 +6,10 @@
 
 A step is one effect that somebody else could see: a message to the server that changes something (chunk, meta, marker,
 purge, consumer, stream), the answer to a meta, a commit of the state, and each call to the system that makes, changes,
-moves, removes or flushes a file. Steps are numbered as they come and written down with a name. `--at N` ends the
-process right before step N; `--after N` right after it, which for a message means: it is on the wire whole, and nobody
-has read its answer. What the process still had in its own buffers is gone, as with any other death.
+moves, removes or flushes a file. Messages that are sent in one piece are a step each. Steps are numbered as they come
+and written down with a name. `--at N` ends the process right before step N; `--after N` right after it, which for a
+message means: it is on the wire whole, and nobody has read its answer. What the process still had in its own buffers is
+gone, as with any other death.
 
 Nothing in jetsync knows of this: the functions that have the effects are replaced before the command starts. Grace
 times are shortened (`shorten_graces`), so that what is cleaned up after minutes is cleaned up by the next run.
@@ -119,6 +120,7 @@ class Steps:
 
     def _install_messages(self) -> None:
         from agent.objectstore.publish import Pending, Publisher
+        from agent.objectstore.volley import Message, Volley
 
         real_write, real_result = Publisher._write, Publisher.set_result
 
@@ -133,14 +135,21 @@ class Steps:
             )
             return None
 
+        def write_many(publisher: Publisher, first: int, messages: Sequence[Message]) -> None:
+            for number, (subject, payload, headers) in enumerate(messages, first):
+                publisher._write(subject, f"{publisher._inbox}.{number}", payload, headers)
+
         def set_result(publisher: Publisher, message: Any) -> None:
-            waiting = publisher._waiting.get(message.subject.rpartition(".")[2])
-            if isinstance(waiting, Pending) and ".M." in waiting.subject:
-                self.step(f"answered: meta of {_object_name(waiting.subject)}", lambda: real_result(publisher, message))
+            token = message.subject.rpartition(".")[2]
+            waiting = publisher._waiting.get(token)
+            subject = waiting.subject_of(token) if isinstance(waiting, Pending | Volley) else ""
+            if ".M." in subject:
+                self.step(f"answered: meta of {_object_name(subject)}", lambda: real_result(publisher, message))
             else:
                 real_result(publisher, message)
 
         Publisher._write = write  # type: ignore[method-assign, assignment]
+        Publisher._write_many = write_many  # type: ignore[method-assign, assignment]
         Publisher.set_result = set_result  # type: ignore[method-assign, assignment]
 
 
