@@ -1,4 +1,4 @@
-"""Putting many small objects at once: each has the outcome that `put` would have given it, and leaves no more behind."""
+"""Putting many small objects at once: each has the outcome that `put` would have given it, and leaves as little."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ from tests.support.stock import Stock
 CHUNK = 131072
 
 
-def small(name: str, data: bytes, *, revision: int = 0, nuid: str = "", **metadata: str) -> SmallObject:
-    return SmallObject(name, data, hashlib.sha256(data).digest(), nuid or new_nuid(), revision, metadata)
+def small(
+    name: str, data: bytes, *, revision: int = 0, nuid: str = "", metadata: dict[str, str] | None = None
+) -> SmallObject:
+    return SmallObject(name, data, hashlib.sha256(data).digest(), nuid or new_nuid(), revision, metadata or {})
 
 
 def many(count: int, *, size: int = 100) -> list[SmallObject]:
@@ -75,7 +77,7 @@ async def test_what_is_put_is_what_the_stock_client_gets(bucket: Bucket, stock: 
 
 async def test_the_metas_are_those_that_put_writes(bucket: Bucket, stock: Stock):
     texts = {"jetsync.mode": "644", 'a"\\\n\x00ü': '"\u2028\\', "empty": ""}
-    many_, one = small("many", b"x", **texts), small("one", b"x", **texts)
+    many_, one = small("many", b"x", metadata=texts), small("one", b"x")
     await bucket.put_many([many_])
     await bucket.put("one", b"x", nuid=one.nuid, metadata=texts, description="")
     metas = stock.metas(bucket.name)
