@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from rich.table import Table
 
 from agent.cli import render
 from agent.cli.commands import ask_agent
 from agent.cli.context import Context, print_json, run_async, start_logging
+from agent.cli.screen import say, table
 
 app = typer.Typer(no_args_is_help=True)
 JSON = typer.Option(False, "--json", help="Print the result as JSON on stdout.")
@@ -22,11 +22,8 @@ def list_(ctx: typer.Context, json_: bool = JSON) -> None:
     if json_:
         print_json(answer)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("BUCKET", "SIZE", "STORAGE", "REPLICAS", "TTL", "SEALED", "MIRROR OF", "DESCRIPTION"):
-        table.add_column(column, no_wrap=True)
-    for bucket in answer["buckets"]:
-        table.add_row(
+    rows = [
+        [
             bucket["name"],
             render.human(bucket["size"]),
             bucket["storage"],
@@ -35,8 +32,10 @@ def list_(ctx: typer.Context, json_: bool = JSON) -> None:
             "yes" if bucket["sealed"] else "",
             bucket["mirror"] or "",
             render.printable(bucket["description"]),
-        )
-    render.out().print(table)
+        ]
+        for bucket in answer["buckets"]
+    ]
+    table(("BUCKET", "SIZE", "STORAGE", "REPLICAS", "TTL", "SEALED", "MIRROR OF", "DESCRIPTION"), rows)
 
 
 @app.command()
@@ -48,7 +47,7 @@ def show(ctx: typer.Context, name: str = typer.Argument(..., metavar="BUCKET"), 
         return
     for key, value in answer.items():
         if key != "version":
-            render.out().print(f"{key:<14}{value}", markup=False)
+            say(f"{key:<14}{render.printable(str(value))}")
 
 
 @app.command()
@@ -82,6 +81,6 @@ def _do(ctx: typer.Context, command: str, args: dict[str, Any]) -> dict[str, Any
     if answer is not None:
         return answer
     start_logging(config)
-    from agent.supervisor import bucket_work
+    from agent.supervisor.service import bucket_work
 
     return run_async(lambda: bucket_work(config, command, args))

@@ -6,7 +6,6 @@ socket; otherwise the command does the work itself under the same lock.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,9 @@ def run(ctx: typer.Context) -> None:
     context: Context = ctx.obj
     config = context.load()
     start_logging(config)
-    from agent.supervisor import serve
+    import asyncio
+
+    from agent.supervisor.service import serve
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         number = runner.run(serve(config, config_path=context.config_path))
@@ -76,7 +77,7 @@ def sync(  # noqa: PLR0917 - typer gives them by name
     answer = ask_agent(config, "sync", args)
     if answer is None:
         start_logging(config)
-        from agent.supervisor import sync_once
+        from agent.supervisor.once import sync_once
 
         answer = run_async(lambda: sync_once(config, **args))
     if json_:
@@ -101,7 +102,7 @@ def plan(
     answer = ask_agent(config, "plan", args)
     if answer is None:
         start_logging(config)
-        from agent.supervisor import plan_once
+        from agent.supervisor.once import plan_once
 
         answer = run_async(lambda: plan_once(config, **args))
     if json_:
@@ -161,7 +162,7 @@ def version(json_: bool = JSON) -> None:
     """Show the version."""
     import platform
 
-    from agent.observe.metrics import program_version
+    from agent.observe.version import program_version
 
     if json_:
         print_json({"version": 1, "jetsync": program_version(), "python": platform.python_version()})

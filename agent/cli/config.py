@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.config.load import Loaded, check_files, read
 from agent.errors import ConfigError, ConfigProblem
+
+if TYPE_CHECKING:
+    from agent.config.load import Loaded
 
 app = typer.Typer(help="Check and show the configuration file.", no_args_is_help=True)
 
@@ -34,6 +36,8 @@ def validate(
     Files that it names for keys, passwords and certificates are looked at too; they may be on another machine, so that
     what is wrong with them is a warning, unless --strict is given.
     """
+    from agent.config.load import check_files, read
+
     try:
         loaded = read(_path(ctx))
         warnings = check_files(loaded.config, loaded)
@@ -58,6 +62,7 @@ def validate(
 @app.command()
 def show(ctx: typer.Context, as_json: _Json = False) -> None:
     """The effective configuration: every key with the value that holds, secrets hidden."""
+    from agent.config.load import read
     from agent.config.show import effective, values
 
     config = read(_path(ctx)).config

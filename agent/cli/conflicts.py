@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import typer
-from rich.text import Text
 
 from agent.cli import render
 from agent.cli.commands import JSON, TIMEOUT, ask_agent, parse_timeout
 from agent.cli.context import EXIT_FAILED, Context, print_json, run_async, start_logging
 from agent.cli.home import NAME, carry_out
+from agent.cli.screen import Piece, Styled, say
 from agent.errors import UsageError
 
 _KEEP = ("local", "remote", "both")
@@ -32,29 +32,28 @@ def conflicts(
     if json_:
         print_json(answer)
         return
-    console = render.out()
     found = False
     for mapping in answer["mappings"]:
         for conflict in mapping["conflicts"]:
             found = True
-            console.print(_line(mapping["name"], conflict["path"], f"conflict: {conflict['reason']}"))
-            console.print(Text(f"  local   {_version(conflict['local'])}"))
-            console.print(Text(f"  remote  {_version(conflict['remote'])}"))
+            say(*_line(mapping["name"], conflict["path"], f"conflict: {conflict['reason']}"))
+            say(f"  local   {_version(conflict['local'])}")
+            say(f"  remote  {_version(conflict['remote'])}")
         for copy in mapping["copies"]:
             if copy["kept"]:
                 continue
             found = True
             of = f"copy of {render.printable(copy['of'])}" if copy["of"] else "copy"
-            console.print(_line(mapping["name"], copy["path"], f"{of}, {_origin(copy)}"))
-            console.print(Text(f"  {_version(copy['version'])}"))
+            say(*_line(mapping["name"], copy["path"], f"{of}, {_origin(copy)}"))
+            say(f"  {_version(copy['version'])}")
     if found:
-        console.print(Text("\nresolve with: jetsync resolve NAME PATH --keep local|remote|both"))
+        say("\nresolve with: jetsync resolve NAME PATH --keep local|remote|both")
     else:
-        console.print("no conflicts")
+        say("no conflicts")
 
 
-def _line(name: str, path: str, words: str) -> Text:
-    return Text(f"{name}: ").append(render.printable(path), style="yellow").append(f"  {words}")
+def _line(name: str, path: str, words: str) -> tuple[Piece, ...]:
+    return f"{name}: ", Styled(render.printable(path), "yellow"), f"  {words}"
 
 
 def _origin(copy: Mapping[str, Any]) -> str:
@@ -93,7 +92,7 @@ def resolve(  # noqa: PLR0917 - typer gives them by name
     answer = ask_agent(config, "resolve", args)
     if answer is None:
         start_logging(config)
-        from agent.supervisor import resolve_alone
+        from agent.supervisor.requests import resolve_alone
 
         answer = run_async(lambda: resolve_alone(config, args))
     if json_:
@@ -115,13 +114,12 @@ _DONE = {
 
 
 def _tell(answer: Mapping[str, Any]) -> None:
-    console = render.out()
     for action in answer["actions"]:
         words = _DONE[action["action"]].format(to=render.printable(action["to"] or ""))
-        console.print(_line(answer["name"], action["path"], words))
+        say(*_line(answer["name"], action["path"], words))
     if answer["detail"]:
-        console.print(_line(answer["name"], answer["path"], answer["detail"]))
+        say(*_line(answer["name"], answer["path"], answer["detail"]))
     if answer["saved"]:
-        console.print(Text(f"  the version that gave way is in the trash: jetsync trash list {answer['name']}"))
+        say(f"  the version that gave way is in the trash: jetsync trash list {answer['name']}")
     for error in answer.get("errors", ()):
-        console.print(Text(f"  not sent yet: {error}", style="yellow"))
+        say(Styled(f"  not sent yet: {error}", "yellow"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import signal
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import asyncio
+
     from agent.config.model import Config
 
 T = TypeVar("T")
@@ -56,6 +57,8 @@ def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
     :raises SignalledError: it was ended by a signal
     """
+    import asyncio  # not for `version`, `status` and the like
+
     received: list[int] = []
 
     async def supervised() -> T:

@@ -20,6 +20,6 @@ def carry_out(ctx: typer.Context, command: str, args: dict[str, Any]) -> dict[st
     if answer is not None:
         return answer
     start_logging(config)
-    from agent.supervisor import home_work
+    from agent.supervisor.requests import home_work
 
     return run_async(lambda: home_work(config, command, args))

@@ -8,14 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Table
-from rich.text import Text
 
 from agent.cli import render
 from agent.cli.commands import JSON, NAMES, TIMEOUT, ask_agent, parse_timeout
 from agent.cli.context import EXIT_CONNECT, EXIT_FAILED, EXIT_PARTLY, Context, print_json, run_async, start_logging
+from agent.cli.screen import Styled, say, table
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 _EXIT = {"ok": 0, "repaired": 0, "damaged": EXIT_PARTLY}
@@ -40,7 +37,7 @@ def verify(
         answer = ask_agent(config, "verify", args, on_event=on_event)
         if answer is None:
             start_logging(config)
-            from agent.supervisor import verify_alone
+            from agent.supervisor.requests import verify_alone
 
             answer = run_async(lambda: verify_alone(config, args, on_event))
     if json_:
@@ -66,6 +63,9 @@ def _progress() -> Iterator[OnEvent]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bars: dict[str, TaskID] = {}
@@ -83,35 +83,33 @@ def _progress() -> Iterator[OnEvent]:
 
 
 def _show(reports: Sequence[Mapping[str, Any]]) -> None:
-    console = render.out()
     for report in reports:
         style = {"ok": "green", "repaired": "green", "damaged": "yellow"}.get(report["state"], "red")
-        text = Text(f"{report['name']}: ").append(report["state"], style=style)
         read = render.human(report["bytes_local"] + report["bytes_remote"])
-        text.append(f": {report['checked_files']} files and {report['checked_objects']} objects read, {read}")
-        console.print(text)
-        _damage(console, report)
+        checked = f": {report['checked_files']} files and {report['checked_objects']} objects read, {read}"
+        say(f"{report['name']}: ", Styled(report["state"], style), checked)
+        _damage(report)
         orphans = report["orphans"]
         if orphans["nuids"]:
-            console.print(Text(f"  {orphans['chunks']} chunks that no object names, {render.human(orphans['bytes'])}"))
+            say(f"  {orphans['chunks']} chunks that no object names, {render.human(orphans['bytes'])}")
         if orphans["young"]:
-            console.print(Text(f"  {orphans['young']} uploads that may still be under way were left alone"))
+            say(f"  {orphans['young']} uploads that may still be under way were left alone")
         if report["purged"]:
-            console.print(Text(f"  {report['purged']} chunks purged"))
+            say(f"  {report['purged']} chunks purged")
         for error in report["errors"]:
-            console.print(Text(f"  error: {error}", style="yellow"))
+            say(Styled(f"  error: {error}", "yellow"))
 
 
-def _damage(console: Console, report: Mapping[str, Any]) -> None:
-    repaired = set(report["repaired"])
+def _damage(report: Mapping[str, Any]) -> None:
     rows = [("file", damage) for damage in report["damaged_files"]]
     rows += [("object", damage) for damage in report["damaged_objects"]]
     if not rows:
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "DAMAGED", "PATH", "WHY"):
-        table.add_column(column, no_wrap=column != "WHY")
-    for kind, damage in rows:
-        mended = "repaired" if damage["path"] in repaired else ""
-        table.add_row(f"  {mended}", kind, render.printable(damage["path"]), damage["reason"])
-    console.print(table)
+    mended = dict.fromkeys(report["repaired"], "  repaired")
+    table(
+        ("", "DAMAGED", "PATH", "WHY"),
+        [
+            [mended.get(damage["path"], ""), kind, render.printable(damage["path"]), damage["reason"]]
+            for kind, damage in rows
+        ],
+    )

@@ -13,15 +13,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-import nats.errors
-from nats.aio.client import Client, Srv
-
 from agent.errors import JetsyncError
 from agent.objectstore.credentials import Secrets
+from agent.objectstore.natspy import Client, Srv, errors
 from agent.objectstore.wire import WireParser, read_loop
 
 
-class RefusedError(nats.errors.Error):
+class RefusedError(errors.Error):
     """We won't connect to this server, or can't: nats-py takes it as one more failed attempt."""
 
 

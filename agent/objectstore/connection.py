@@ -24,12 +24,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-import nats.errors
-
 from agent.errors import ConnectError, JetsyncError, NotAllowedError, StoreError, StoreUnavailableError
 from agent.objectstore.client import JetsyncClient, RefusedError
 from agent.objectstore.credentials import Access, display_url, read_secrets, tls_context
 from agent.objectstore.errors_map import NotSentError, error_of
+from agent.objectstore.natspy import errors
 from agent.objectstore.publish import Answer, Publisher, header_block
 from agent.objectstore.subjects import new_nuid
 
@@ -156,7 +155,7 @@ class Connection:
             raise self._not_connected()
         try:
             return float(await client.rtt(5))
-        except nats.errors.Error as error:
+        except errors.Error as error:
             raise StoreUnavailableError(f"no answer from {self.url}: {error}") from error
 
     async def close(self) -> None:
@@ -237,7 +236,7 @@ class Connection:
                 raise self._connect_error(timeout)
             try:
                 self._adopt(connecting.result())
-            except (nats.errors.Error, OSError, ValueError) as error:
+            except (errors.Error, OSError, ValueError) as error:
                 raise ConnectError(f"can't connect to {self.url}: {error}") from error
         finally:
             self._definite = None
@@ -330,7 +329,7 @@ class Connection:
             try:
                 async with asyncio.timeout(REPLACE_AFTER):
                     client = await self._new_client()
-            except (TimeoutError, nats.errors.Error, OSError, ValueError, JetsyncError) as error:
+            except (TimeoutError, errors.Error, OSError, ValueError, JetsyncError) as error:
                 self.last_error = str(error) or self.last_error
                 await asyncio.sleep(RECONNECT_WAIT * (1 + random.random()))
                 continue

@@ -2,7 +2,8 @@
 
 Secrets live in files that other programs rotate (Kubernetes secrets, short-lived credentials). nats-py reads some of
 them once, and reads an empty credentials file in an endless loop; so the files are read here, at each CONNECT, and a
-file that is half written is an error like any other: the next attempt reads it again.
+file that is half written is an error like any other: the next attempt reads it again. nkeys is imported by those who
+have a seed: its cryptography is a library of its own.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
-
-from nkeys import NkeysError, from_seed
 
 from agent.errors import ConnectError, NotAllowedError
 
@@ -85,6 +84,8 @@ class Secrets:
 
     def sign(self, nonce: str) -> bytes:
         """The base64 signature of the server's nonce (the server's "nonce" field, signed with the user's seed)."""
+        from nkeys import from_seed
+
         assert self.seed is not None
         pair = from_seed(bytearray(self.seed.encode()))
         try:
@@ -152,6 +153,8 @@ def _read(path: Path, what: str) -> str:
 
 
 def _public_key(seed: str, path: Path) -> str:
+    from nkeys import NkeysError, from_seed
+
     try:
         pair = from_seed(bytearray(seed.encode()))
         public = bytes(pair.public_key).decode()

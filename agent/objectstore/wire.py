@@ -18,7 +18,7 @@ import asyncio
 import json
 from typing import Any
 
-from nats import errors
+from agent.objectstore.natspy import errors
 
 _READ = 1 << 20
 _MAX_LINE = 1 << 20  # an INFO line of a large cluster is long; the server's own control lines have 4096 bytes at most

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,24 +29,14 @@ from prometheus_client.exposition import choose_encoder
 
 from agent.core.entries import Mode
 from agent.observe import series
-from agent.observe.reasons import INTEGRITY, ErrorReason, reason_of
+from agent.observe.meter import Meter, Meters
+from agent.observe.reasons import INTEGRITY, ErrorReason
 from agent.observe.series import Series
 from agent.observe.status import MappingStatus, State
-
-_DISTRIBUTION: Final = "jetsync"
-
-
-def program_version() -> str:
-    """The installed version of jetsync; "unknown" when it runs from a bare source tree."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(_DISTRIBUTION)
-    except PackageNotFoundError:
-        return "unknown"
+from agent.observe.version import program_version
 
 
-class Metrics:
+class Metrics(Meters):
     """All metrics of one agent. `revision`: the source revision of the build, when known."""
 
     def __init__(self, version: str | None = None, *, revision: str = "") -> None:
@@ -111,7 +101,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class MappingMetrics:
+class MappingMetrics(Meter):
     """The series of one mapping. Labels are values of the closed lists in `series`; another one raises KeyError."""
 
     def __init__(self, all_: Series, name: str) -> None:
@@ -274,12 +264,6 @@ class MappingMetrics:
         self._errors[reason].inc()
         if reason in INTEGRITY:
             self._integrity_failures.inc()
-
-    def failure(self, error: BaseException) -> ErrorReason:
-        """The same for an exception; its reason is given back."""
-        reason = reason_of(error)
-        self.error(reason)
-        return reason
 
     def watch(self, events: int, overflows: int = 0, *, source: str = "local") -> None:
         """Hints that came from a watcher since the last call. source: local | remote."""

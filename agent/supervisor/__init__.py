@@ -1,16 +1,5 @@
-"""From a configuration to running mappings. `wiring` makes and stops it; commands call `service` and `requests`."""
+"""From a configuration to running mappings. `wiring` makes and stops it.
 
-from agent.supervisor.requests import home_work, resolve_alone, verify_alone
-from agent.supervisor.service import bucket_work, plan_once, serve, sync_once
-from agent.supervisor.wiring import Supervisor
-
-__all__ = [
-    "Supervisor",
-    "bucket_work",
-    "home_work",
-    "plan_once",
-    "resolve_alone",
-    "serve",
-    "sync_once",
-    "verify_alone",
-]
+Commands call `once` (one `sync` or `plan`), `service` (the agent, and buckets) and `requests` (what is asked of single
+mappings). Nothing is imported here: each command imports what it needs.
+"""

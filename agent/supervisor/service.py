@@ -1,7 +1,7 @@
-"""What the commands call: the agent until a signal, one `sync`, one `plan`. Results are the JSON of DESIGN section 3.
+"""The agent until a signal, and what it answers through its control socket; `bucket` commands.
 
-The running agent answers the same questions through its control socket, with the same functions. What is asked of
-mappings one by one (conflicts, pauses, the trash, `verify`) is in `requests`.
+`sync` and `plan` are in `once`, as a command does them alone. What is asked of mappings one by one (conflicts, pauses,
+the trash, `verify`) is in `requests`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,9 @@ from agent.control.server import serve as serve_control
 from agent.objectstore import Connection
 from agent.observe.http import HttpServer
 from agent.observe.logging import get_logger
-from agent.supervisor import buckets, requests
+from agent.observe.metrics import Metrics
+from agent.supervisor import buckets, once, requests
 from agent.supervisor.wiring import Supervisor
-from agent.sync.report import Report
-
-RESULT_VERSION = 1
 
 
 async def serve(config: Config, *, config_path: Path | None) -> int:
@@ -41,10 +39,11 @@ async def serve(config: Config, *, config_path: Path | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, note, number)
+    metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
-        supervisor = await stack.enter_async_context(Supervisor(config, config_path=config_path))
+        supervisor = await stack.enter_async_context(Supervisor(config, config_path=config_path, metrics=metrics))
         await stack.enter_async_context(serve_control(config.state_dir, handlers(supervisor)))
-        http = await _start_http(supervisor)
+        http = await _start_http(supervisor, metrics)
         if http is not None:
             stack.push_async_callback(http.stop)
             log.info("http", url=http.url)
@@ -56,14 +55,14 @@ async def serve(config: Config, *, config_path: Path | None) -> int:
     return received[0]
 
 
-async def _start_http(supervisor: Supervisor) -> HttpServer | None:
+async def _start_http(supervisor: Supervisor, metrics: Metrics) -> HttpServer | None:
     config = supervisor.config.http
     if config is None:
         return None
     server = HttpServer(
         host=config.host,
         port=config.port,
-        metrics=supervisor.metrics.expose,
+        metrics=metrics.expose,
         status=supervisor.status,
         readiness=supervisor.readiness,
         policy=config.ready,
@@ -79,10 +78,10 @@ def handlers(supervisor: Supervisor) -> dict[str, Any]:
         return (await supervisor.status()).to_json()
 
     async def sync(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
-        return await _sync(supervisor, **_chosen(args, "names", "timeout", "offline_ok"))
+        return await once.sync(supervisor, **_chosen(args, "names", "timeout", "offline_ok"))
 
     async def plan(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
-        return _result(await supervisor.plan(**_chosen(args, "names", "timeout")))
+        return await once.plan(supervisor, **_chosen(args, "names", "timeout"))
 
     async def resolve(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
         return await requests.resolve_conflict(supervisor, args)
@@ -111,30 +110,6 @@ def handlers(supervisor: Supervisor) -> dict[str, Any]:
 
 def _chosen(args: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: args[key] for key in keys}
-
-
-async def sync_once(config: Config, *, names: Sequence[str], timeout: float, offline_ok: bool) -> dict[str, Any]:
-    """One `sync` by this process."""
-    async with Supervisor(config) as supervisor:
-        return await _sync(supervisor, names=names, timeout=timeout, offline_ok=offline_ok)
-
-
-async def plan_once(config: Config, *, names: Sequence[str], timeout: float) -> dict[str, Any]:
-    """One `plan` by this process."""
-    async with Supervisor(config, dry=True) as supervisor:
-        return _result(await supervisor.plan(names, timeout=timeout))
-
-
-async def _sync(supervisor: Supervisor, *, names: Sequence[str], timeout: float, offline_ok: bool) -> dict[str, Any]:
-    reports = await supervisor.sync(names, timeout=timeout)
-    result = _result(reports)
-    if offline_ok and any(report.exit_code == 5 for report in reports) and not supervisor.uplink.online:
-        result["offline_ok"] = await supervisor.converged_before(names)
-    return result
-
-
-def _result(reports: Sequence[Report]) -> dict[str, Any]:
-    return {"version": RESULT_VERSION, "mappings": [report.as_json() for report in reports], "snapshots": []}
 
 
 async def bucket_work(config: Config, command: str, args: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,16 +10,19 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from agent.config.model import Config
-from agent.embedded import EmbeddedServer
 from agent.errors import ConnectError, JetsyncError, NotAllowedError
 from agent.objectstore import Connection
 from agent.observe.logging import Once, get_logger
-from agent.observe.metrics import Metrics
+from agent.observe.meter import Meters
 from agent.observe.status import NatsStatus
 from agent.sync.remotes import Remotes
 from agent.sync.retry import Backoff
+
+if TYPE_CHECKING:
+    from agent.embedded import EmbeddedServer
 
 CONNECT_SECONDS = 5.0
 RTT_INTERVAL = 15.0
@@ -28,7 +31,7 @@ RTT_INTERVAL = 15.0
 class Uplink:
     """`run` is its only task. back: called when the connection is there, again or for the first time."""
 
-    def __init__(self, config: Config, metrics: Metrics, back: Callable[[], None]) -> None:
+    def __init__(self, config: Config, metrics: Meters, back: Callable[[], None]) -> None:
         self._config = config
         self._metrics = metrics
         self._back = back
@@ -48,6 +51,8 @@ class Uplink:
         wanted = self._config.nats.embedded
         if wanted is None:
             return
+        from agent.embedded import EmbeddedServer
+
         self.embedded = EmbeddedServer(store_dir=wanted.store_dir, state_dir=self._config.state_dir, port=wanted.port)
         await self.embedded.start()
         self._log.info("embedded_server", url=self.embedded.url)

@@ -24,9 +24,10 @@ from agent.config.model import Config
 from agent.config.model import Mapping as MappingConfig
 from agent.errors import JetsyncError, StateError, UsageError
 from agent.observe.logging import get_logger
-from agent.observe.metrics import Metrics, program_version
+from agent.observe.meter import Meters
 from agent.observe.readiness import MappingReadiness, Readiness
 from agent.observe.status import AgentStatus
+from agent.observe.version import program_version
 from agent.state import StateLock, lock, lock_for_reading
 from agent.supervisor.uplink import Uplink
 from agent.sync.mapping import DRAIN_SECONDS, MappingSync
@@ -45,13 +46,13 @@ class Supervisor:
     """
 
     def __init__(
-        self, config: Config, *, config_path: Path | None = None, metrics: Metrics | None = None, dry: bool = False
+        self, config: Config, *, config_path: Path | None = None, metrics: Meters | None = None, dry: bool = False
     ) -> None:
         """dry: only `plan` will be asked for; nothing in the state directory is changed."""
         self.config = config
         self._dry = dry and config.nats.embedded is None  # an embedded server keeps its password there
         self._config_path = config_path
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics or Meters()
         self._log = get_logger()
         self._lock: StateLock | None = None
         self.uplink = Uplink(config, self.metrics, self._connection_is_back)
@@ -179,7 +180,7 @@ class Supervisor:
         """What `sync` would do: dry mappings on copies of the state, in a temporary directory."""
         configs = self.select(names)
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="jetsync-plan-"))
-        metrics = Metrics()
+        metrics = Meters()
         tasks: list[asyncio.Task[None]] = []
         try:
             dry: list[MappingSync] = []

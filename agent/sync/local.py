@@ -23,7 +23,7 @@ from agent.config.model import Mapping
 from agent.core.entries import Local, Obstacle, Row
 from agent.core.filters import Filters
 from agent.directory import Directory, Scan, render
-from agent.observe.metrics import MappingMetrics
+from agent.observe.meter import Meter
 from agent.state import StateStore
 from agent.sync.db import Db
 from agent.sync.hints import Absent, Hints, Looking
@@ -54,7 +54,7 @@ class LocalSide:
         db: Db,
         post: Callable[[Step], None],
         spawn: Spawn,
-        metrics: MappingMetrics,
+        metrics: Meter,
         filters: Filters,
     ) -> None:
         self._config = config

@@ -33,7 +33,7 @@ from agent.errors import (
     RootError,
     StateError,
 )
-from agent.observe.metrics import MappingMetrics
+from agent.observe.meter import Meter
 from agent.observe.status import Halt, MappingStatus, State
 from agent.state import StateStore
 from agent.sync import view
@@ -80,7 +80,7 @@ class MappingSync:
         agent_name: str,
         state_path: Path,
         remotes: Remotes,
-        metrics: MappingMetrics,
+        metrics: Meter,
         dry: bool = False,
     ) -> None:
         self.config = config

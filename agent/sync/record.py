@@ -14,7 +14,7 @@ from agent.core.entries import Obstacle
 from agent.core.plan import Verb
 from agent.errors import JetsyncError, SpaceError, StoreFullError, StoreUnavailableError
 from agent.observe.logging import Once, get_logger
-from agent.observe.metrics import MappingMetrics
+from agent.observe.meter import Meter
 from agent.observe.reasons import ErrorReason, of_problem
 from agent.observe.status import Halt, LastError, State
 from agent.sync import view
@@ -37,7 +37,7 @@ class Record:
     report.
     """
 
-    def __init__(self, name: str, metrics: MappingMetrics) -> None:
+    def __init__(self, name: str, metrics: Meter) -> None:
         self.name = name
         self.log = get_logger(mapping=name)
         self.metrics = metrics

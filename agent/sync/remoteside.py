@@ -24,7 +24,7 @@ from agent.config.model import Mapping
 from agent.core.entries import Gone, Obstacle, Reason, Remote, Row
 from agent.errors import BucketReplacedError, JetsyncError, LinkError, ObjectNotFoundError, StoreUnavailableError
 from agent.objectstore import Batch, Bucket, BucketStatus, MetaMessage, ObjectInfo
-from agent.observe.metrics import MappingMetrics
+from agent.observe.meter import Meter
 from agent.state import StateStore
 from agent.sync.db import Db
 from agent.sync.feed import Feed, Subscription
@@ -56,7 +56,7 @@ class RemoteSide:
         call: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
         lost: Callable[[JetsyncError], None],
         scope: Callable[[], Scope],
-        metrics: MappingMetrics,
+        metrics: Meter,
         heals: bool = True,
         progress: Callable[[], None] = lambda: None,
         failed: Callable[[JetsyncError], None] = lambda _: None,

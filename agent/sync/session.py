@@ -24,7 +24,7 @@ from agent.directory import Directory, HintBuffer, Watcher
 from agent.errors import JetsyncError, StoreUnavailableError
 from agent.objectstore import Bucket
 from agent.observe.logging import get_logger
-from agent.observe.metrics import MappingMetrics
+from agent.observe.meter import Meter
 from agent.observe.reasons import of_problem
 from agent.observe.status import State
 from agent.state import StateStore
@@ -67,7 +67,7 @@ class Session:
         feed: Feed | None,
         db: Db,
         filters: Filters,
-        metrics: MappingMetrics,
+        metrics: Meter,
         online: Callable[[], bool],
         on_outcomes: Callable[[list[Outcome]], None],
         on_state: Callable[[State], None],

@@ -307,7 +307,7 @@ def serve() -> None:
 
 def _warm_up() -> None:
     """Have imported and built whatever a command needs only once it runs."""
-    for late in ("agent.objectstore", "agent.supervisor", "structlog", "encodings.idna", "encodings.utf_8_sig"):
+    for late in ("agent.objectstore", "agent.supervisor.once", "structlog", "encodings.idna", "encodings.utf_8_sig"):
         importlib.import_module(late)
     from agent.cli import run as run_command
 
