@@ -17,7 +17,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -157,21 +157,24 @@ class Trash:
     @contextmanager
     def kept(self, path: str, batch: str | None = None) -> Iterator[Spot | None]:
         """The newest version of `path` (or that of a batch); None when there is none. Raises OSError."""
+        with ExitStack() as stack:
+            yield self._newest(stack, path, batch)  # what is raised in there is no news of the trash
+
+    def _newest(self, stack: ExitStack, path: str, batch: str | None) -> Spot | None:
         top = self._find()
         for candidate, _ in reversed(_batches(top.fd)) if top else ():
             if top is None or batch not in (None, candidate):
                 continue
             try:
-                with top.parent(f"{candidate}/{path}") as (fd, name):
-                    spot = Spot(fd, name)
-                    if _is_free(spot) or stat.S_ISDIR(spot.status().st_mode):
-                        continue
-                    self._sizes.pop(candidate, None)
-                    yield spot
-                    return
+                fd, name = stack.enter_context(top.parent(f"{candidate}/{path}"))
+                spot = Spot(fd, name)
+                if _is_free(spot) or stat.S_ISDIR(spot.status().st_mode):
+                    continue
             except (FileNotFoundError, NotADirectoryError):
                 continue
-        yield None
+            self._sizes.pop(candidate, None)
+            return spot
+        return None
 
     def _find(self) -> Beneath | None:
         fd = self._own.find(TRASH)

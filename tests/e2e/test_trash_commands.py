@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,18 @@ def test_nothing_is_restored_over_what_is_there(overwritten: Agent):
     assert "something is there already" in said and "move it away first" in said
     assert read_tree(overwritten.directory()) == files({"dir/a.txt": b"333"})
     assert len(listed(overwritten)) == 3
+
+
+def test_a_file_or_a_link_in_the_place_of_its_directory_is_told(overwritten: Agent, tmp_path: Path):
+    place = overwritten.directory() / "dir"
+    shutil.rmtree(place)
+    for make in (place.touch, lambda: place.symlink_to(tmp_path)):
+        make()
+        said = overwritten.cli("trash", "restore", "files", "dir/a.txt", exit=1).err
+        assert "a file is where a directory is needed" in said
+        place.unlink()
+    assert not (tmp_path / "a.txt").exists()
+    overwritten.cli("trash", "restore", "files", "dir/a.txt", exit=0)
 
 
 def test_what_is_not_in_the_trash_and_bad_paths_are_told(overwritten: Agent):
