@@ -91,10 +91,6 @@ class Window:
             return current
         return replace(current, lots=_merged([*current.lots, Lot(now, counted, ancestors)]))
 
-    def has_lot_of(self, now: float) -> bool:
-        """Whether what is added now goes into a lot that is there already, and knows its ancestors."""
-        return bool(self.lots) and int(self.lots[-1].at) == int(now)
-
     def still(self, pending: int) -> Window:
         """An approval ends with what it was given for: what isn't pending any more needs another one next time."""
         if pending >= self.allowed:

@@ -1,6 +1,6 @@
 """One bucket. A thin class: each operation is a function in a module of its own, with the story of its mechanism.
 
-    info, list, names_count, chunk_...   reading        objects, listing, chunks
+    info, list, ..._count, chunk_...     reading        objects, listing, chunks
     put, put_many, get, follow           data           put, put_many, get, follow, files
     update_meta, delete, rename          metas          objects, rename
     add_link, add_bucket_link, resolve   links          links
@@ -352,6 +352,10 @@ class Bucket:
     async def names_count(self) -> int:
         """How many names have a meta message, markers and broken ones included."""
         return await listing.names_count(self)
+
+    async def metas_count(self) -> int:
+        """How many meta messages there are, which costs the server next to nothing. See `listing.metas_count`."""
+        return await listing.metas_count(self)
 
     async def newest_revision(self) -> int:
         """The revision of the newest meta of all; 0 when there is none. Who has followed to here knows every name."""

@@ -21,8 +21,9 @@ from agent.objectstore.put import uninterrupted
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
 
-SILENCE = 15.0
-"""Seconds without a batch after which a listing is given up: long enough for a reconnect."""
+SILENCE = 75.0
+"""Seconds without a batch after which a listing is given up: long enough for a reconnect, and for the server to find
+the newest message of each of a million names."""
 
 
 async def list_objects(
@@ -50,10 +51,24 @@ async def list_objects(
 
 
 async def names_count(bucket: Bucket) -> int:
-    """How many names have a meta message, markers and broken ones included. Two requests, whatever the number is."""
+    """How many names have a meta message, markers and broken ones included. Two requests, whatever the number is.
+
+    For the server they are as much work as the beginning of a listing: seconds for a million names.
+    """
+    return await _count(bucket, newest_only=True)
+
+
+async def metas_count(bucket: Bucket) -> int:
+    """How many meta messages there are: one for each name, and more only where somebody has written one without the
+    rollup header. Fifty times cheaper than to count the names.
+    """
+    return await _count(bucket, newest_only=False)
+
+
+async def _count(bucket: Bucket, *, newest_only: bool) -> int:
     consumer = Consumer(bucket, subjects.all_metas(bucket.name))
     try:
-        return await consumer.create(last_per_subject=True)
+        return await consumer.create(last_per_subject=newest_only)
     finally:
         await uninterrupted(consumer.delete())
 

@@ -29,6 +29,7 @@ FIELDS = (
     "remote_bytes",
     "conflicts",
     "diverged",
+    "ancestors",
     "others",
 )
 # total() and not sum(): the sizes come from metas that anybody may have written, and sum() fails beyond 64 bits.
@@ -36,7 +37,7 @@ _SUMS = f"""
     SELECT count(*), total(dirty), total(r_revision > 0 OR r_kind > 0),
       total(l_kind BETWEEN {FILE} AND {DIRECTORY}), total(CASE l_kind WHEN {FILE} THEN s_size END),
       total(r_kind BETWEEN {FILE} AND {DIRECTORY}), total(CASE r_kind WHEN {FILE} THEN r_size END),
-      total(verdict = 1), total(verdict = 2)
+      total(verdict = 1), total(verdict = 2), total(a_kind > 0)
     FROM paths"""
 SUMS_OF_PATHS = _SUMS + " WHERE path IN (SELECT value FROM json_each(?))"
 

@@ -236,9 +236,8 @@ class StateReader:
         return self._tally()["diverged"]
 
     def ancestors(self) -> int:
-        """How many paths both sides have agreed on. One pass over the rows."""
-        (number,) = self._db.all("SELECT count(*) FROM paths WHERE a_kind > 0")[0]
-        return int(number)
+        """How many paths both sides have agreed on."""
+        return self._tally()["ancestors"]
 
     def may_lose(self, *, without_ancestor: bool) -> tuple[int, int]:
         """Of the dirty paths, how many may be deletions: of local entries, of remote ones.

@@ -147,8 +147,7 @@ class Guard:
             return
         windows = read_windows(store, now)
         for side, count in lost.items():
-            before = 0 if windows[side].has_lot_of(now) else store.ancestors()  # one pass over the rows, once a second
-            windows[side] = windows[side].add(count, ancestors=before, now=now)
+            windows[side] = windows[side].add(count, ancestors=store.ancestors(), now=now)
         write_windows(store, windows)
 
 

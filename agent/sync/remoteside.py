@@ -24,6 +24,7 @@ from agent.config.model import Mapping
 from agent.core.entries import Gone, Obstacle, Reason, Remote, Row
 from agent.errors import BucketReplacedError, JetsyncError, LinkError, ObjectNotFoundError, StoreUnavailableError
 from agent.objectstore import Batch, Bucket, BucketStatus, MetaMessage, ObjectInfo
+from agent.objectstore.listing import SILENCE
 from agent.observe.meter import Meter
 from agent.state import StateStore
 from agent.sync.db import Db
@@ -33,10 +34,10 @@ from agent.sync.retry import Backoff
 
 # Seconds between two looks at a name whose nuid lives under another name too: another client renames in two steps.
 _SUSPICION = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
-# Seconds without a batch after which a listing is given up for now: long enough for a reconnect.
-SILENCE = 15.0
 # Seconds after a reconnect before names are counted: a listing is wanted only for what the follower isn't told.
 _CATCH_UP = 1.0
+# The key of: how many more metas than names the bucket had when its names were counted.
+_SURPLUS = "meta_surplus"
 # Damaged names that are looked at again with each check.
 HEALED_AT_MOST = 1000
 
@@ -237,13 +238,28 @@ class RemoteSide:
     # -- the count of names --------------------------------------------------------------------------------------
 
     async def _check(self, bucket: Bucket) -> None:
-        known = await self._db(lambda store: store.known_names())
-        if self._listing_wanted or await bucket.names_count() != known:
+        if self._listing_wanted or not await self._all_are_known(bucket):
             self._metrics.full_scan("remote")
             self._listing_wanted = True
             await self._list_all(bucket)
             self._listing_wanted = False
         await self._look_for_healed(bucket)
+
+    async def _all_are_known(self, bucket: Bucket) -> bool:
+        """Whether the bucket has as many names as are known.
+
+        The server counts messages fifty times faster than names, and a name has one message, unless somebody has
+        written without the rollup header. So the messages are counted first, and how many more than names there were
+        when names were counted last is kept: as long as they differ by that, no name can have gone.
+        """
+        known, surplus = await self._db(lambda store: (store.known_names(), int(store.kv_get(_SURPLUS) or 0)))
+        messages = await bucket.metas_count()
+        if messages == known + surplus:
+            return True
+        names = await bucket.names_count()
+        if names == known and await bucket.metas_count() == messages:  # else somebody is writing just now
+            await self._db(lambda store: store.kv_set(_SURPLUS, str(messages - names)))
+        return names == known
 
     async def _list_all(self, bucket: Bucket) -> None:
         """Read every meta of the bucket; names that are known but weren't seen have vanished or expired.

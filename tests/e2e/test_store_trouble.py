@@ -60,6 +60,23 @@ def test_an_object_that_vanished_while_the_connection_was_cut_is_missed_when_it_
             eventually(lambda: read_tree(agent.directory()).keys() == {"kept 1", "kept 2"}, timeout=30)
 
 
+def test_an_object_that_vanished_is_missed_in_a_bucket_whose_metas_were_not_always_rolled_up(
+    make_agent: MakeAgent, stock: Stock, bucket: str
+):
+    """A name that has two metas doesn't make up for one that has none any more."""
+    for name in ("old", "kept", "twice"):
+        stock.put_raw(bucket, name, name.encode())
+    again = stock.meta(bucket, "twice")
+    assert again is not None
+    stock.publish_meta(bucket, "twice", again.payload, rollup=False)
+    agent = make_agent()
+    agent.sync()
+    stock.api(f"STREAM.PURGE.OBJ_{bucket}", {"filter": meta_subject(bucket, "old")})
+    agent.sync()
+
+    assert read_tree(agent.directory()).keys() == {"kept", "twice"}
+
+
 def test_sync_says_which_permission_of_a_follower_is_missing(
     make_agent: MakeAgent, make_server: Callable[..., NatsServer], tmp_path: Path, bucket_name: str
 ):

@@ -31,6 +31,17 @@ async def test_a_list_has_the_newest_of_each_name_in_the_order_of_revisions(buck
     assert await bucket.names_count() == 3
 
 
+async def test_metas_are_counted_without_looking_for_the_newest_of_each_name(bucket: Bucket, stock: Stock):
+    for name in ("a", "b"):
+        await bucket.put_bytes(name, b"1")
+    await bucket.put_bytes("a", b"22")
+    await bucket.delete("b")
+    assert await bucket.metas_count() == await bucket.names_count() == 2
+    stock.publish_meta(bucket.name, "a", b"{}", rollup=False)
+
+    assert (await bucket.metas_count(), await bucket.names_count()) == (3, 2)
+
+
 async def test_a_bucket_with_nothing_but_markers_is_listed(bucket: Bucket):
     await bucket.put_bytes("a", b"1")
     await bucket.delete("a")

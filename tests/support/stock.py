@@ -159,10 +159,10 @@ class Stock:
         last: int = self.api(f"STREAM.INFO.OBJ_{bucket}")["state"]["last_seq"]
         return last
 
-    def publish_meta(self, bucket: str, name: str, payload: bytes | dict[str, Any]) -> int:
+    def publish_meta(self, bucket: str, name: str, payload: bytes | dict[str, Any], *, rollup: bool = True) -> int:
         """Store a meta message as it is, rolled up by name; its revision."""
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        return self._publish(meta_subject(bucket, name), data, {"Nats-Rollup": "sub"})
+        return self._publish(meta_subject(bucket, name), data, {"Nats-Rollup": "sub"} if rollup else None)
 
     def publish_chunk(self, bucket: str, nuid: str, data: bytes) -> int:
         return self._publish(f"$O.{bucket}.C.{nuid}", data, None)
