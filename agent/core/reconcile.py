@@ -123,7 +123,7 @@ def agreed(local: Entry, remote: Entry, rules: Rules) -> Ancestor:
     executable = local.executable if local.executable is not None else remote.executable
     if None not in (local.executable, remote.executable) and local.executable != remote.executable:
         executable = None
-    entry = replace(local, executable=executable if rules.permissions else None, mtime_ns=None)
+    entry = Entry(local.kind, local.digest, local.size, executable if rules.permissions else None, None, local.target)
     return Ancestor(entry, local.mtime_ns, remote.mtime_ns)
 
 

@@ -12,8 +12,9 @@ from agent.directory.read import OpenFile
 from agent.directory.root import Directory
 from agent.directory.scan import Hint, Scan
 from agent.directory.space import Reservation, Room
-from agent.directory.stage import Staged
+from agent.directory.stage import Staged, Whole
 from agent.directory.syscalls import Capabilities
+from agent.directory.together import Placing
 from agent.directory.trash import TrashEntry
 from agent.directory.watch import Watcher
 
@@ -29,12 +30,14 @@ __all__ = [
     "Look",
     "OpenFile",
     "Partial",
+    "Placing",
     "Reservation",
     "Room",
     "Scan",
     "Staged",
     "TrashEntry",
     "Watcher",
+    "Whole",
     "render",
     "signature_of",
 ]

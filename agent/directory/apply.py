@@ -66,20 +66,20 @@ class Applier:
     ) -> Applied:
         """Make a finished staged file the file at `path`; see `Directory.put_file`."""
         assert staged.finished, "finish() completes the file before it is put"
-        self._check(path, expected)
+        self.check(path, expected)
         new = Spot(staged.staging_fd, staged.name)
         with mapped(path, "putting it in place", existing=expected is not None):
             status, displaced = self._install(
                 new, path, expected, keep_as, durable=durable, prepare=lambda old: take_over(new, staged, old)
             )
         staged.placed = True
-        return Applied(_local_of(status, staged), displaced)
+        return Applied(local_of(status, staged), displaced)
 
     def put_link(
         self, path: str, link_target: str, expected: Local | None, *, keep_as: str | None = None, durable: bool = True
     ) -> Applied:
         """Make a symlink to `link_target` (relative to the root) at `path`; see `Directory.put_link`."""
-        self._check(path, expected)
+        self.check(path, expected)
         new = Spot(*self._staging.link(names.link_text(path, link_target), path))
         try:
             with mapped(path, "putting it in place", existing=expected is not None):
@@ -103,7 +103,7 @@ class Applier:
     ) -> tuple[os.stat_result, str | None]:
         """Put `new` at `path`. prepare: called with the lstat of what it will replace. Gives lstat of the result."""
         if keep_as is not None:
-            self._check(keep_as, None)
+            self.check(keep_as, None)
         if expected is None:
             return self._install_new(new, path, durable=durable), None
         with self._tree.parent(path) as (fd, name):
@@ -183,7 +183,7 @@ class Applier:
 
     def delete(self, path: str, expected: Local, *, durable: bool = True) -> list[str]:
         """Move what is at `path` into the trash; see `Directory.delete`."""
-        self._check(path, expected)
+        self.check(path, expected)
         with mapped(path, "deleting it", existing=True):
             if path.endswith("/"):
                 self._remove_directory(path)
@@ -208,8 +208,8 @@ class Applier:
 
     def move(self, src: str, dst: str, expected: Local, *, durable: bool = True) -> Local:
         """Rename within the tree, over nothing; see `Directory.move`."""
-        self._check(src, expected)
-        self._check(dst, None)
+        self.check(src, expected)
+        self.check(dst, None)
         with mapped(dst, f"moving {src} there"):
             with self._parent_for_write(dst, durable=durable) as (dst_fd, dst_name), self._source(src) as source:
                 target = Spot(dst_fd, dst_name)
@@ -235,7 +235,7 @@ class Applier:
     def put_into_trash(self, path: str, staged: Staged) -> None:
         """Move a finished staged file to where the trash would keep a version of `path`."""
         assert staged.finished, "finish() completes the file before it is put"
-        self._check(path, None)
+        self.check(path, None)
         with mapped(path, "putting it into the trash"), self._trash.slot(path) as slot:
             place.take(Spot(staged.staging_fd, staged.name), slot)
             staged.placed = True
@@ -243,7 +243,7 @@ class Applier:
 
     def restore(self, path: str, batch: str | None) -> None:
         """Move the newest version (or that of a batch) from the trash back to `path`, over nothing."""
-        self._check(path, None)
+        self.check(path, None)
         with mapped(path, "restoring it"), self._trash.kept(path, batch) as spot:
             if spot is None:
                 raise PathError(f"{path}: not in the trash", reason=Reason.UNWRITABLE, remedy="see `trash list`")
@@ -255,7 +255,7 @@ class Applier:
 
     def set_metadata(self, path: str, expected: Local, *, executable: bool | None, mtime_ns: int | None) -> Local:
         """Set the x bits and the mtime of a file; see `Directory.set_metadata`."""
-        self._check(path, expected)
+        self.check(path, expected)
         if not isinstance(expected.side, Entry) or expected.side.kind is not Kind.FILE:
             return expected
         with mapped(path, "setting its metadata", existing=True):
@@ -265,7 +265,7 @@ class Applier:
 
     def make_directory(self, path: str, *, durable: bool = True) -> Local:
         """Make the directory of the entry `path` ("a/b/")."""
-        self._check(path, None)
+        self.check(path, None)
         with mapped(path, "making the directory"):
             made = self._tree.make_directory(path.rstrip("/"), self._options.directory_mode)
             if durable:
@@ -309,7 +309,8 @@ class Applier:
 
     # ---- shared ----
 
-    def _check(self, path: str, expected: Local | None) -> None:
+    def check(self, path: str, expected: Local | None) -> None:
+        """Refuse what must never be done. Raises PathError."""
         dirfd.check(path)
         expect.refuse_obstacle(path, expected)
         if self._options.read_only:
@@ -323,13 +324,14 @@ class Applier:
     @contextmanager
     def _parent_for_write(self, path: str, *, durable: bool) -> Iterator[tuple[int, str]]:
         """The parent of `path`, made when it is missing."""
-        fd = self._open_parent(path.rpartition("/")[0], durable=durable)
+        fd = self.open_parent(path.rpartition("/")[0], durable=durable)
         try:
             yield fd, path.rpartition("/")[2]
         finally:
             os.close(fd)
 
-    def _open_parent(self, directory: str, *, durable: bool) -> int:
+    def open_parent(self, directory: str, *, durable: bool) -> int:
+        """A descriptor of the directory, made when it is missing. Raises OSError, StaleError."""
         for _ in range(_ATTEMPTS):
             try:
                 return self._tree.open_directory(directory)
@@ -347,7 +349,7 @@ def _settled(target: Spot, *, durable: bool) -> os.stat_result:
     return target.status()
 
 
-def _local_of(status: os.stat_result, staged: Staged) -> Local:
+def local_of(status: os.stat_result, staged: Staged) -> Local:
     """The local side after our file was put in place. When somebody was there since, it is marked racy: look again."""
     ours = (status.st_ino, status.st_size, status.st_mtime_ns) == (staged.inode, staged.size, staged.mtime_ns)
     racy = not ours or expect.own_write_is_racy(staged.mtime_ns)

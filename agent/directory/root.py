@@ -7,7 +7,7 @@ the whole tree, `stage` bytes near, `apply` them, `trash` what they replace. Wat
 Durability. `durable=True` (the default) makes each call durable by itself: fsync of the file in `finish`, of its
 directory in `put_file`. For many small files the same costs a fraction when grouped:
 
-    stage N files, each finish(durable=False)  ->  sync()  ->  put N files (durable=False)  ->  sync()
+    stage_many(durable=False)  ->  sync()  ->  put_many()  ->  sync()
 
 so that a name never becomes durable before the bytes it stands for, and the caller commits after the second sync.
 """
@@ -15,16 +15,17 @@ so that a name never becomes durable before the bytes it stands for, and the cal
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from agent.core.entries import Local, Signature
 from agent.core.filters import Filters
-from agent.directory import faults, probe, syscalls
+from agent.directory import faults, probe, syscalls, together
 from agent.directory.apply import Applied, Applier
 from agent.directory.dirfd import Tree
+from agent.directory.flush import Flush
 from agent.directory.identity import RootFile, is_empty
 from agent.directory.look import Look, Looker
 from agent.directory.options import DirectoryOptions
@@ -33,9 +34,11 @@ from agent.directory.partial import Partial, Partials
 from agent.directory.read import OpenFile, Reader
 from agent.directory.scan import Scan
 from agent.directory.space import Space
-from agent.directory.stage import Staged, Staging
+from agent.directory.stage import Staged, Staging, Whole
 from agent.directory.syscalls import Capabilities
+from agent.directory.together import Placing
 from agent.directory.trash import Trash
+from agent.errors import DirectoryError
 
 
 class Directory:
@@ -57,6 +60,7 @@ class Directory:
         self.space = Space(tree)
         self.trash = Trash(self._own, keep=options.trash)
         self._applier = Applier(tree, options, self._staging, self.trash)
+        self._flush = Flush(tree.fd)
         self._case_insensitive: bool | None = None
 
     @classmethod
@@ -169,6 +173,14 @@ class Directory:
         bytes depend on besides. None while another thread has it. Raises SpaceError, PathError."""
         return self.partials.open(key, path, digest)
 
+    def stage_many(self, files: Sequence[Whole], *, durable: bool = True) -> list[Staged | DirectoryError]:
+        """Stage files that are at hand whole; each is finished, or its error says why not. To be discarded."""
+        return self._staging.many(files, durable=durable)
+
+    def put_many(self, items: Iterable[Placing]) -> list[Local | DirectoryError]:
+        """`put_file` for each, with its own outcome; none is durable before the next `sync`."""
+        return together.put_many(self._tree, self._applier, items)
+
     def put_file(
         self, path: str, staged: Staged, expected: Local | None, *, keep_as: str | None = None, durable: bool = True
     ) -> Applied:
@@ -221,7 +233,7 @@ class Directory:
     def sync(self) -> None:
         """Write everything of this file system to its device: the grouped form of many fsyncs. Raises SpaceError..."""
         with faults.mapped(str(self.path), "flushing the file system"):
-            syscalls.syncfs(self._tree.fd)
+            self._flush()
 
     def sync_directories(self, paths: Iterable[str]) -> None:
         """fsync the parents of `paths`, each once."""

@@ -6,6 +6,8 @@
         staged.finish(executable=True, mtime_ns=...)     # mode, time, fsync; `staged.digest` is now known
         directory.put_file("a/b", staged, expected)      # one rename; see `apply`
 
+Files that are at hand whole are staged many at a time (`Staging.many`), and put in place so (`together`).
+
 Leaving the block removes what hasn't been put in place. What a crash leaves in `.jetsync/staging/` is never anybody's
 only copy (a replaced file goes straight into the trash, see `place`), so that `sweep` may remove it at the start: all
 but the parts of large downloads that can go on (`partial`).
@@ -18,12 +20,13 @@ import itertools
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from agent.directory import faults
 from agent.directory.own import STAGING, OwnPlace
+from agent.errors import DirectoryError
 
 T = TypeVar("T")
 
@@ -126,6 +129,15 @@ class Staged:
         self.discard()
 
 
+class Whole(NamedTuple):
+    """A file that is at hand whole. executable, mtime_ns: as `Staged.finish` takes them."""
+
+    path: str
+    data: bytes
+    executable: bool | None
+    mtime_ns: int | None
+
+
 class Staging:
     """Makes staged files of one root, all with the same mode. Thread-safe."""
 
@@ -146,6 +158,33 @@ class Staging:
             return Staged(staging_fd=staging_fd, name=name, fd=fd, path=path)
 
         return self._make(create, path)
+
+    def many(self, files: Sequence[Whole], *, durable: bool) -> list[Staged | DirectoryError]:
+        """Each of the files, finished; or why it isn't. The caller discards them."""
+        staged: list[Staged | DirectoryError] = []
+        staging_fd = -1
+        for file in files:
+            one: Staged | None = None
+            try:
+                if staging_fd < 0:
+                    staging_fd = self._own.staging  # a look at where it is: for all of them once
+                one = self._begin(staging_fd, file.path)
+                one.write(file.data)
+                one.finish(executable=file.executable, mtime_ns=file.mtime_ns, durable=durable)
+                staged.append(one)
+            except DirectoryError as error:
+                if one is not None:
+                    one.discard()
+                staged.append(error)
+        return staged
+
+    def _begin(self, staging_fd: int, path: str) -> Staged:
+        name = self.new_name()
+        try:
+            fd = os.open(name, _CREATE, self._mode, dir_fd=staging_fd)
+        except OSError:
+            return self.open(path)  # which looks where the directory is now, and tells what is wrong
+        return Staged(staging_fd=staging_fd, name=name, fd=fd, path=path)
 
     def link(self, text: str, path: str) -> tuple[int, str]:
         """A new staged symlink: the open directory and the name it has there. Raises SpaceError, PathError."""

@@ -21,13 +21,13 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from enum import Enum
 from typing import Any, TypeVar
 
 from agent.core.entries import Entry, Kind, Local, Row
 from agent.core.plan import Action, Verb
-from agent.directory import Directory, Staged
+from agent.directory import Directory, Placing, Staged, Whole
 from agent.errors import DigestError, JetsyncError, PathError, StaleError
 from agent.sync.limits import SMALL
 
@@ -124,23 +124,49 @@ class Disk:
         `keep_as`: see `Directory.put_file`; for one item.
         """
         grouped = self._grouped(len(items))
-        with ExitStack() as stack:
-
-            def stage(item: tuple[Row, Entry, bytes]) -> tuple[Row, Staged]:
-                row, entry, data = item
-                staged = stack.enter_context(self._directory.stage(row.path))
-                staged.write(data)
-                staged.finish(executable=entry.executable, mtime_ns=entry.mtime_ns, durable=not grouped)
-                check_digest(row.path, staged.digest, entry)
-                return row, staged
-
-            def put(item: tuple[Row, Staged]) -> Local:
-                row, staged = item
+        results: list[Staged | JetsyncError] = self._staged(items, durable=not grouped)
+        try:
+            ready = self._flushed(results, grouped=grouped)
+            placing = [
+                Placing(item[0].path, one, item[0].local)
+                for item, one in zip(items, ready, strict=True)
+                if isinstance(one, Staged) and not isinstance(item, JetsyncError)
+            ]
+            if grouped:
+                placed = self._flushed([*self._directory.put_many(placing)], grouped=True)
+            else:
                 put_file = self._directory.put_file
-                return put_file(row.path, staged, row.local, keep_as=keep_as, durable=not grouped).local
+                placed = [_attempt(lambda one: put_file(*one, keep_as=keep_as).local, one) for one in placing]
+        finally:
+            for one in results:
+                if isinstance(one, Staged):
+                    one.discard()
+        following = iter(placed)
+        return [next(following) if isinstance(one, Staged) else one for one in ready]
 
-            ready = self._flushed([_attempt(stage, item) for item in items], grouped=grouped)
-            return self._flushed([_attempt(put, item) for item in ready], grouped=grouped)
+    def _staged(
+        self, items: Sequence[tuple[Row, Entry, bytes] | JetsyncError], *, durable: bool
+    ) -> list[Staged | JetsyncError]:
+        """Each item staged and verified, or why it isn't."""
+        there = [item for item in items if not isinstance(item, JetsyncError)]
+        files = [Whole(row.path, data, entry.executable, entry.mtime_ns) for row, entry, data in there]
+        staged = iter(self._directory.stage_many(files, durable=durable))
+        results: list[Staged | JetsyncError] = []
+        for item in items:
+            if isinstance(item, JetsyncError):
+                results.append(item)
+                continue
+            one = next(staged)
+            row, entry, _ = item
+            try:
+                if isinstance(one, Staged):
+                    check_digest(row.path, one.digest, entry)
+                results.append(one)
+            except DigestError as error:
+                assert isinstance(one, Staged)
+                one.discard()
+                results.append(error)
+        return results
 
     def delete(self, rows: Sequence[Row]) -> list[Row | JetsyncError]:
         """Move what is at the rows' paths to the trash, each under its row's expectation."""

@@ -9,7 +9,7 @@ action in flight isn't looked at before the outcome is committed, and is looked 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -89,7 +89,7 @@ def merged(row: Row, change: Change) -> tuple[Row, bool]:
     remote = row.remote if newer or isinstance(change.remote, Keep) else change.remote
     ancestor = row.ancestor if isinstance(change.ancestor, Keep) else change.ancestor
     local = row.local if isinstance(change.local, Keep) else change.local
-    return replace(row, ancestor=ancestor, local=local, remote=remote, verdict=Verdict.NONE), dirty
+    return Row(row.path, ancestor, local, remote, Verdict.NONE), dirty
 
 
 def _is_newer(row: Row, change: Change) -> bool:

@@ -9,6 +9,7 @@ is read by `sync.view`.
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from agent.core.entries import Obstacle
 from agent.core.plan import Verb
@@ -22,10 +23,24 @@ from agent.sync.guard import Stop
 from agent.sync.outcome import Outcome, Result
 from agent.sync.report import Tally
 
+if TYPE_CHECKING:
+    from agent.observe.logging import Logger
+
 # Problems that are looked through for new ones.
 PROBLEMS_TOLD = 1000
 # Of the conflicts that are found at one time.
 CONFLICTS_LOGGED = 100
+# How the metrics call what an action does.
+_OPERATIONS = {
+    Verb.UPLOAD: "upload",
+    Verb.DOWNLOAD: "download",
+    Verb.DELETE_LOCAL: "delete",
+    Verb.DELETE_REMOTE: "delete",
+    Verb.MOVE_LOCAL: "move",
+    Verb.MOVE_REMOTE: "move",
+    Verb.UPDATE_METADATA: "metadata",
+    Verb.CONFLICT_COPY: "download",
+}
 
 
 class Record:
@@ -95,21 +110,22 @@ class Record:
     def outcomes(self, outcomes: list[Outcome]) -> None:
         for tally in self.tallies:
             tally.add(outcomes)
+        log = self.log.bind()  # which levels are wanted is looked up once for all of them
         for outcome in outcomes:
-            self._count(outcome)
+            self._count(outcome, log)
             if outcome.result is Result.APPLIED:
                 self.progress()
             elif isinstance(outcome.error, StoreUnavailableError):
                 self.waits(outcome.error)
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, outcome: Outcome, log: Logger) -> None:
         action = outcome.action
-        operation = action.verb.value.partition("-")[0].replace("update", "metadata").replace("conflict", "download")
+        operation = _OPERATIONS[action.verb]
         self.metrics.transfer(operation, outcome.result.value, outcome.bytes_up + outcome.bytes_down, 0.0)
         if outcome.result is Result.APPLIED:
             if action.verb is Verb.CONFLICT_COPY and action.row.path not in self._conflicts:
                 self.metrics.conflict()
-            self.log.debug("applied", action=action.verb.value, path=action.row.path, to=action.to or None)
+            log.debug("applied", action=action.verb.value, path=action.row.path, to=action.to or None)
             self._once.clear(action.row.path)
         elif outcome.result is Result.FAILED:
             assert outcome.error is not None
@@ -117,9 +133,7 @@ class Record:
             if isinstance(outcome.error, SpaceError | StoreFullError):
                 return  # said once for all that wait, where the direction is stopped
             if self._once.news(action.row.path, str(outcome.error)):
-                self.log.warning(
-                    "action_failed", action=action.verb.value, path=action.row.path, error=str(outcome.error)
-                )
+                log.warning("action_failed", action=action.verb.value, path=action.row.path, error=str(outcome.error))
 
     def set_state(self, state: State) -> None:
         if state is State.SYNCING and self.pending_since is None:
