@@ -1,8 +1,9 @@
 """Where the chunks of an object come from: three feeds, one interface.
 
-    DirectFeed    direct gets in batches (servers from 2.11): no consumer; the next batch is asked for while the
-                  present one arrives. Where it begins is a guess, that the object's chunks lie side by side in the
-                  stream as they do when nobody else wrote meanwhile; a wrong guess costs a repeated batch, never a byte
+    DirectFeed    direct gets in batches (servers from 2.11): no consumer; the next batches are asked for while the
+                  present one arrives, on a long line many (`line`). Where they begin is a guess, that the object's
+                  chunks lie side by side in the stream as they do when nobody else wrote meanwhile; a wrong guess costs
+                  repeated batches, never a byte
     PullFeed      an ephemeral pull consumer: works on every server, also without direct gets
     (one chunk)   one direct get, see get.py
 
@@ -15,11 +16,14 @@ connection's receive budget as far as it goes. They are asked again only when th
 from __future__ import annotations
 
 import json
+from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from agent.errors import StoreUnavailableError
 from agent.objectstore.answers import RawMessage, status_of
 from agent.objectstore.consumer import Consumer, Signal, left_of_pull, place_of
+from agent.objectstore.line import Line
 
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
@@ -37,8 +41,9 @@ _HEADERS = 512  # what the server counts beside the data of a message
 def ahead_of(had: int) -> int:
     """The size of a request of a reader that has had so many bytes; two are under way at a time.
 
-    An eighth of them: so what a reader that is killed has asked for in vain is at most a quarter of what it had, and a
-    download that is resumed again and again costs little more than one that isn't (beyond the first mebibytes).
+    An eighth of them: so what a reader that is killed has asked for in vain is at most a quarter of what it had (half
+    on a long line), and a download that is resumed again and again costs little more than one that isn't (beyond the
+    first mebibytes).
     """
     return min(MOST, max(FREE, had // 8))
 
@@ -57,14 +62,17 @@ class Feed(Protocol):
 class _Batch:
     """One direct-get request and what came for it. It is the handler of its token."""
 
-    __slots__ = ("_signal", "bytes", "cost", "count", "done", "first", "got", "items", "last", "lost", "start", "token",
-                 "total")  # fmt: skip
+    __slots__ = ("_line", "_signal", "asked", "bytes", "came", "cost", "count", "done", "first", "got", "items", "last",
+                 "lost", "size", "start", "token", "total")  # fmt: skip
 
-    def __init__(self, start: int, count: int, cost: int, signal: Signal) -> None:
+    def __init__(self, start: int, count: int, *, size: int, cost: int, signal: Signal, line: Line) -> None:
         self.start = start
         self.count = count
+        self.size = size
         self.cost = cost
         self._signal = signal
+        self._line = line
+        self.asked = self.came = monotonic()
         self.token = ""
         self.items: list[Chunk] = []
         self.bytes = 0
@@ -92,13 +100,24 @@ class _Batch:
         except (KeyError, ValueError):
             self.lost = "the server doesn't do batched direct gets"
             return
+        self.came = monotonic()
         if self.total is None:
             self.first = seq
             self.total = pending + 1
+            self._line.answered(self.asked, self.came)
         self.last = seq
         self.got += 1
         self.bytes += len(message.data)
         self.items.append((seq, message.data))
+
+    @property
+    def behind(self) -> int:
+        """Where the next batch begins, if the object's chunks lie side by side."""
+        return (self.first or self.start) + self.count
+
+    @property
+    def side_by_side(self) -> bool:
+        return self.last == self.first + self.got - 1
 
 
 class DirectFeed:
@@ -112,15 +131,15 @@ class DirectFeed:
         self._had = 0
         self._size = FREE
         self._signal = Signal()
-        self._now: _Batch | None = None
-        self._ahead: _Batch | None = None
+        self._line = Line()
+        self._batches: deque[_Batch] = deque()  # the first is read, the others are asked for ahead
         self.total: int | None = None
 
     async def next(self) -> list[Chunk] | None:
         while True:
-            batch = self._now
-            if batch is None:
-                batch = self._now = self._ask(self._next, cost=0)
+            if not self._batches:
+                self._ask(self._next, size=max(self._size, FREE), cost=0)
+            batch = self._batches[0]
             if batch.items:
                 if self.total is None:
                     self.total = batch.total
@@ -137,15 +156,13 @@ class DirectFeed:
                 raise StoreUnavailableError(f"nothing has come from {self._subject} for {self._idle:g} s")
 
     async def close(self) -> None:
-        self._drop(self._now)
-        self._drop(self._ahead)
-        self._now = self._ahead = None
+        while self._batches:
+            self._drop(self._batches.pop())
 
-    def _ask(self, start: int, *, cost: int) -> _Batch:
-        """Request a batch of `cost` bytes, or of the free size."""
-        size = max(cost, FREE)
+    def _ask(self, start: int, *, size: int, cost: int) -> None:
+        """Request a batch of `size` bytes, `cost` of them from the budget."""
         count = max(1, min(_MOST_MESSAGES, size // self._chunk_size))
-        batch = _Batch(start, count, cost, self._signal)
+        batch = _Batch(start, count, size=size, cost=cost, signal=self._signal, line=self._line)
         batch.token = self._publisher.open(batch)
         body = {"seq": start, "next_by_subj": self._subject, "batch": count, "max_bytes": size + _HEADERS * count}
         try:
@@ -153,40 +170,43 @@ class DirectFeed:
         except BaseException:
             self._drop(batch)
             raise
-        return batch
+        self._batches.append(batch)
 
     def _look_ahead(self, batch: _Batch) -> None:
-        if self._ahead is not None or batch.total is None or batch.total <= batch.count or batch.lost:
-            return
-        if batch.last != batch.first + batch.got - 1:
+        """Ask for what comes behind, while the batch arrives."""
+        if batch.total is None or batch.lost or not batch.side_by_side:
             return  # other writers' messages lie between: where the next batch begins can't be guessed
-        if self._publisher.receive_budget.take(self._size):
-            self._ahead = self._ask(batch.first + batch.count, cost=self._size)
+        end = batch.first + batch.total
+        most = self._line.ahead(self._had + batch.bytes)
+        while (start := self._batches[-1].behind) < end:
+            under_way = sum(max(0, each.size - each.bytes) for each in self._batches)
+            if len(self._batches) > 1 and under_way + self._size > most:
+                return
+            if not self._publisher.receive_budget.take(self._size):
+                return
+            self._ask(start, size=self._size, cost=self._size)
 
     def _finish(self, batch: _Batch) -> bool:
         """The batch is used up: on to the next; True when it was the last."""
-        self._drop(batch)
+        self._line.ended(batch.bytes, batch.came)
+        self._drop(self._batches.popleft())
         if self.total is None:
             self.total = batch.total or 0
         self._had += batch.bytes
         self._size = ahead_of(self._had)
-        self._now, ahead, self._ahead = None, self._ahead, None
-        if not batch.got or batch.total is None or batch.got >= batch.total:
-            self._drop(ahead)
-            return True
+        over = not batch.got or batch.total is None or batch.got >= batch.total
         self._next = batch.last + 1
-        self._chunk_size = max(1, batch.bytes // batch.got)  # ragged chunks: as they are, not as the meta says
-        if ahead is not None and ahead.start == self._next:
-            self._now = ahead
-        else:
-            self._drop(ahead)
-        return False
+        if over or (self._batches and self._batches[0].start != self._next):
+            while self._batches:
+                self._drop(self._batches.pop())
+        if not over:
+            self._chunk_size = max(1, batch.bytes // batch.got)  # ragged chunks: as they are, not as the meta says
+        return over
 
-    def _drop(self, batch: _Batch | None) -> None:
-        if batch is not None:
-            self._publisher.close_token(batch.token)
-            self._publisher.receive_budget.release(batch.cost)
-            batch.cost = 0
+    def _drop(self, batch: _Batch) -> None:
+        self._publisher.close_token(batch.token)
+        self._publisher.receive_budget.release(batch.cost)
+        batch.cost = 0
 
 
 class PullFeed:
@@ -208,6 +228,10 @@ class PullFeed:
         self._lost = ""
         self._size = FREE
         self._cost = MOST - FREE if self._publisher.receive_budget.take(MOST - FREE) else 0
+        self._line = Line()
+        self._asked = 0.0  # when, while nothing was under way; 0: the answer has come
+        self._came = 0.0
+        self._measured = 0
         self.total: int | None = None
 
     async def next(self) -> list[Chunk] | None:
@@ -242,11 +266,22 @@ class PullFeed:
         if self._fruitless:  # a message is larger than what we asked for
             count = 1
         count = min(count, left)
+        if not self._wanted:
+            self._asked = monotonic()
         self._wanted += count
         self._fruitful = False
         max_bytes = 0 if self._fruitless else self._size + _HEADERS * count
         self._consumer.pull(self._token, batch=count, max_bytes=max_bytes, expires=_PULL_EXPIRES)
-        self._size = min(FREE + self._cost, ahead_of(self._bytes))
+        self._grow()
+
+    def _grow(self) -> None:
+        self._line.ended(self._bytes - self._measured, self._came)
+        self._measured = self._bytes
+        size = max(ahead_of(self._bytes), self._line.ahead(self._bytes))
+        more = size - FREE - self._cost
+        if more > 0 and self._publisher.receive_budget.take(more):
+            self._cost += more
+        self._size = min(FREE + self._cost, size)
 
     def _receive(self, message: RawMessage | None) -> None:
         self._signal.set()
@@ -260,6 +295,10 @@ class PullFeed:
                 self._lost = "a delivered message has no place"
                 return
             self._items.append((place.seq, message.data))
+            self._came = monotonic()
+            if self._asked:
+                self._line.answered(self._asked, self._came)
+                self._asked = 0.0
             self._arrived += 1
             self._wanted -= 1
             self._bytes += len(message.data)

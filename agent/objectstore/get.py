@@ -149,7 +149,7 @@ class Reader:
         blocks: list[bytes] = []
         async for group in self.groups():
             blocks += group
-        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+        return bytes(blocks[0]) if len(blocks) == 1 else b"".join(blocks)
 
     # reading
 

@@ -35,7 +35,7 @@ from agent.objectstore.volley import Message, Volley
 
 __all__ = ["Ack", "Answer", "Pending", "Publisher", "answer_of", "header_block"]
 
-SEND_BUDGET = 32 << 20
+SEND_BUDGET = 48 << 20
 """Bytes of chunks that may be sent and not yet acked, over all transfers of one connection. The server's own queue for
 a stream is 128 MiB or 100,000 messages (PROTOCOL 3g)."""
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
 
 FIRST_WINDOW = 2 << 20
-LAST_WINDOW = 16 << 20
+LAST_WINDOW = 32 << 20
 LEAST_WINDOW = 128 << 10
 MOST_CHUNKS = 512
 RECOVERY = 30.0

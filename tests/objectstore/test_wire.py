@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import pairwise
+import os
+from itertools import cycle, pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats.errors import ProtocolError
 
@@ -111,6 +112,42 @@ def test_wherever_the_stream_is_cut_the_messages_are_the_same(cuts: list[int]):
 def test_byte_by_byte_is_the_same_too():
     client = parse([WIRE[at : at + 1] for at in range(len(WIRE))])
     assert (client.sink.got, client.seen) == (GOT, SEEN)
+
+
+LARGE = [os.urandom(size) for size in (300_000, 40_000, 33_000)]
+LARGE_WIRE = b"PING\r\n".join(
+    [
+        b"MSG in.1 1 %d\r\n%b\r\n" % (len(LARGE[0]), LARGE[0]),
+        b"HMSG in.2 1 %d %d\r\n%b%b\r\n" % (len(BLOCK), len(BLOCK) + len(LARGE[1]), BLOCK, LARGE[1]),
+        b"MSG other 2 %d\r\n%b\r\n" % (len(LARGE[2]), LARGE[2]),
+    ]
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1_000, 100_000), min_size=1, max_size=20))
+def test_large_payloads_are_received_in_place_in_whatever_pieces_they_come(sizes: list[int]):
+    client = Client()
+    parser = WireParser(client)
+    in_place = at = 0
+    for size in cycle(sizes):
+        if at == len(LARGE_WIRE):
+            break
+        piece = LARGE_WIRE[at : at + size]
+        room = parser.room()
+        if room is None:
+            parser.feed(piece)
+        else:
+            piece = piece[: len(room)]
+            room[: len(piece)] = piece
+            parser.received(len(piece))
+            in_place += len(piece)
+        at += len(piece)
+    asyncio.run(parser.carry_out())
+
+    assert client.sink.got == [("in.1", "", LARGE[0], {}), ("in.2", "", LARGE[1], GOT[2][3])]
+    assert client.seen == ["ping", "ping", (2, b"other", b"", LARGE[2], None)]
+    assert in_place > 0
 
 
 @pytest.mark.parametrize(
