@@ -87,7 +87,7 @@ class Partial(Staged):
     def restart(self) -> None:
         """Forget all bytes. Raises SpaceError, PathError."""
         self._hasher = hashlib.sha256()
-        self.size = 0
+        self.size = self._on_its_way = 0
         self.note(chunks=0, seq=0)
         try:
             os.ftruncate(self._fd, 0)

@@ -24,11 +24,14 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
-from agent.directory import faults
+from agent.directory import faults, syscalls
 from agent.directory.own import STAGING, OwnPlace
 from agent.errors import DirectoryError
 
 T = TypeVar("T")
+
+# Bytes after which what was written is sent on its way to the device: at the end fsync waits for no more than this.
+_WRITE_BACK = 8 << 20
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -53,6 +56,7 @@ class Staged:
         self.placed = False  # the file has left staging: it isn't ours to remove any more
         self._fd = fd
         self._hasher = hashlib.sha256()
+        self._on_its_way = 0
 
     def write(self, block: bytes | bytearray | memoryview) -> None:
         """Append. Raises SpaceError, PathError."""
@@ -65,6 +69,9 @@ class Staged:
                 written = os.write(self._fd, block)
         except OSError as exc:
             raise faults.from_os(exc, self.path, "staging it") from exc
+        if self.size - self._on_its_way >= _WRITE_BACK:
+            syscalls.begin_to_write(self._fd, self._on_its_way, self.size - self._on_its_way)
+            self._on_its_way = self.size
 
     def finish(self, *, executable: bool | None = None, mtime_ns: int | None = None, durable: bool = True) -> bytes:
         """Complete the file and give its digest.

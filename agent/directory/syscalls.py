@@ -6,6 +6,8 @@ renameat2   RENAME_NOREPLACE never overwrites, RENAME_EXCHANGE swaps two names a
             many FUSE ones, vfat for EXCHANGE) answer EINVAL; `place` then falls back to hard links.
 syncfs      flushes one file system: the grouped form of many fsync calls.
 fstatfs     tells the type of a file system.
+sync_file_range
+            begins to write a part of a file to its device, so that a later fsync has less to wait for.
 
 `Capabilities` is data: it starts as what the kernel has (`probe`), a file system's refusal clears a field, and tests
 hand in a poorer one to walk the fallbacks.
@@ -52,6 +54,12 @@ _syncfs.argtypes = [ctypes.c_int]
 _fstatfs = _libc.fstatfs
 _fstatfs.restype = ctypes.c_int
 _fstatfs.argtypes = [ctypes.c_int, ctypes.c_char_p]
+
+_SYNC_FILE_RANGE_WRITE = 2
+_sync_file_range = getattr(_libc, "sync_file_range", None)  # musl lacks it on some architectures
+if _sync_file_range is not None:
+    _sync_file_range.restype = ctypes.c_int
+    _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 # statfs(2): file systems where another machine can change files without this kernel noticing.
 _NETWORK = {
@@ -147,6 +155,13 @@ def syncfs(fd: int) -> None:
     """Write everything of the file system that holds `fd` to its device. Raises OSError."""
     if _syncfs(fd):
         _raise("")
+
+
+def begin_to_write(fd: int, start: int, size: int) -> None:
+    """Have these bytes of a file on their way to the device, where that can be asked for. It promises nothing: only an
+    fsync does."""
+    if _sync_file_range is not None:
+        _sync_file_range(fd, start, size, _SYNC_FILE_RANGE_WRITE)
 
 
 def file_system_type(fd: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.directory import Directory
+from agent.directory import Directory, syscalls
 from agent.errors import PathError
 from tests.directory.disk import digest, put, read, staged_left, user_tree, write
 
@@ -79,6 +79,26 @@ def test_a_very_deep_trash_can_be_listed_and_emptied(root: Path, directory: Dire
     assert [entry.path for entry in directory.trash.entries()] == [path]
     assert directory.trash.expire(time.time() + 1e9) == 1
     assert os.listdir(root / ".jetsync/trash") == []
+
+
+def test_a_large_staged_file_is_on_its_way_to_the_device_before_its_end(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int]] = []
+    begin = syscalls.begin_to_write
+
+    def note(fd: int, start: int, size: int) -> None:
+        begun.append((start, size))
+        begin(fd, start, size)
+
+    monkeypatch.setattr(syscalls, "begin_to_write", note)
+    block = bytes(3 << 20)
+    with directory.stage("x") as staged:
+        for _ in range(7):
+            staged.write(block)
+        staged.finish()
+
+    assert begun == [(0, 9 << 20), (9 << 20, 9 << 20)]
 
 
 def test_staging_hashes_what_is_written_and_leaves_nothing_on_errors(root: Path, directory: Directory) -> None:
