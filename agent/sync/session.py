@@ -251,7 +251,10 @@ class Session:
             1.0 if self.batches.held_back else None,
         ]
         due = min(due for due in dues if due is not None)
-        await self.steps.sleep(max(0.01, due - (self._loop.time() - now)))
+        if due > 0:
+            await self.steps.sleep(max(0.0, due - (self._loop.time() - now)))
+        else:
+            await self.steps.sleep(0.01)  # it was due at the advance already, and waits for something else
 
     async def _advance(self) -> bool:
         """Start what can be started; returns whether to come back at once."""

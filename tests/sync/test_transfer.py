@@ -176,7 +176,7 @@ async def test_a_file_that_is_written_while_it_is_sent_is_not_published(scene: S
     (scene.root / "large").write_bytes(CONTENT)
     local = await asyncio.to_thread(scene.directory.read, "large")
     assert isinstance(local, Local)
-    scene.limits.upload.rate = 12 << 20
+    scene.limits.upload.rate = 4 << 20
     nuid = new_nuid()
     upload = asyncio.create_task(scene.transfer.upload("large", local, "large", {}, expected_revision=0, nuid=nuid))
     for _ in range(1000):
