@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from agent.cli import brakes, bucket, commands, conflicts, trash, verify
+from agent.cli import brakes, bucket, commands, conflicts, snapshot, trash, verify
 from agent.cli import config as config_commands
 from agent.cli import demo as demo_command
 from agent.cli.context import EXIT_USAGE, Context, SignalledError
@@ -59,6 +59,7 @@ brakes.register(app)
 verify.register(app)
 demo_command.register(app)
 app.add_typer(bucket.app, name="bucket", help="Buckets: list, show, and bring declared ones to their shape.")
+app.add_typer(snapshot.app, name="snapshot", help="Snapshots: publish, install, list, compare, promote, prune.")
 app.add_typer(trash.app, name="trash", help="The trash: list kept versions, and restore one.")
 app.add_typer(config_commands.app, name="config", help="The configuration: validate, show, schema.")
 

@@ -1,7 +1,11 @@
-"""`bucket list|show|apply`: what buckets there are, how they are made, and bringing declared ones to their shape."""
+"""`bucket list|show|apply|seal|link|delete`: what buckets there are, how they are made, and bringing declared ones to
+their shape.
+
+What can't be undone asks on a terminal. Elsewhere `delete` wants `--yes` for a bucket that holds something."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import typer
@@ -12,6 +16,7 @@ from agent.cli.context import Context, print_json, run_async, start_logging
 from agent.cli.screen import say, table
 
 app = typer.Typer(no_args_is_help=True)
+YES = typer.Option(False, "--yes", "-y", help="Don't ask.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON on stdout.")
 
 
@@ -67,6 +72,56 @@ def apply(
         print(f"{result['name']}: {', '.join(result['changes']) or 'as declared'}")
         for warning in result["warnings"]:
             print(f"  {warning}")
+
+
+@app.command()
+def seal(
+    ctx: typer.Context, name: str = typer.Argument(..., metavar="BUCKET"), yes: bool = YES, json_: bool = JSON
+) -> None:
+    """Make a bucket read-only for ever."""
+    _confirm(yes, f"Nothing can ever be written to bucket {name} again. Seal it?")
+    answer = _do(ctx, "bucket-seal", {"name": name})
+    if json_:
+        print_json(answer)
+    else:
+        print(f"{answer['name']} is sealed")
+
+
+@app.command()
+def link(
+    ctx: typer.Context,
+    bucket: str = typer.Argument(..., metavar="BUCKET"),
+    name: str = typer.Argument(..., metavar="NAME", help="The object that becomes a link."),
+    target: str = typer.Argument(..., metavar="BUCKET[/OBJECT]", help="What it leads to: an object, or a bucket."),
+    json_: bool = JSON,
+) -> None:
+    """Make an object a link to another object, or to a bucket."""
+    answer = _do(ctx, "bucket-link", {"bucket": bucket, "name": name, "target": target})
+    if json_:
+        print_json(answer)
+    else:
+        print(f"{answer['bucket']}/{render.printable(answer['name'])} leads to {render.printable(answer['target'])}")
+
+
+@app.command()
+def delete(
+    ctx: typer.Context, name: str = typer.Argument(..., metavar="BUCKET"), yes: bool = YES, json_: bool = JSON
+) -> None:
+    """Delete a bucket with everything in it."""
+    yes = _confirm(yes, f"Everything in bucket {name} will be lost. Delete it?")
+    answer = _do(ctx, "bucket-delete", {"name": name, "yes": yes})
+    if json_:
+        print_json(answer)
+    else:
+        print(f"{answer['name']} is deleted ({render.human(answer['size'])})")
+
+
+def _confirm(yes: bool, question: str) -> bool:
+    """Ask on a terminal; whether somebody has said yes."""
+    if yes or not sys.stdin.isatty():
+        return yes
+    typer.confirm(question, abort=True, err=True)
+    return True
 
 
 def _do(ctx: typer.Context, command: str, args: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from agent.config.model import Config
 
 NAMES = typer.Argument(None, metavar="[NAME]...", help="Mappings; all when none is named.", show_default=False)
+SYNC_NAMES = typer.Argument(
+    None,
+    metavar="[NAME]...",
+    help="Mappings, publications, subscriptions; all when none is named, but for publications with `trigger: manual`.",
+    show_default=False,
+)
 JSON = typer.Option(False, "--json", help="Print the result as JSON on stdout.")
 TIMEOUT = typer.Option("30s", "--timeout", metavar="DURATION", help="How long to wait for a server that is away.")
 
@@ -59,7 +65,7 @@ def run(ctx: typer.Context) -> None:
 
 def sync(  # noqa: PLR0917 - typer gives them by name
     ctx: typer.Context,
-    names: list[str] = NAMES,
+    names: list[str] = SYNC_NAMES,
     json_: bool = JSON,
     timeout: str = TIMEOUT,
     offline_ok: bool = typer.Option(
@@ -69,7 +75,7 @@ def sync(  # noqa: PLR0917 - typer gives them by name
         "", "--tolerate", metavar="LIST", help="Of `problems,conflicts`: what doesn't make the exit code 3."
     ),
 ) -> None:
-    """Bring mappings to convergence once, then exit."""
+    """Bring mappings, on-change publications and subscriptions to convergence once, then exit."""
     context: Context = ctx.obj
     tolerated = parse_tolerate(tolerate)
     config = context.load()
@@ -84,7 +90,8 @@ def sync(  # noqa: PLR0917 - typer gives them by name
         print_json(answer)
     else:
         render.reports(answer["mappings"])
-    code = 0 if answer.get("offline_ok") else exit_code(answer["mappings"], tolerated)
+        render.snapshots(answer["snapshots"])
+    code = 0 if answer.get("offline_ok") else exit_code(answer["mappings"] + answer["snapshots"], tolerated)
     raise typer.Exit(code)
 
 
@@ -181,7 +188,7 @@ def ask_agent(
     return call(config.state_dir, command, args, on_event=on_event)
 
 
-def parse_timeout(text: str) -> float:
+def parse_timeout(text: str, option: str = "--timeout") -> float:
     """Seconds from a duration such as 30s.
 
     :raises UsageError: it isn't one
@@ -191,7 +198,7 @@ def parse_timeout(text: str) -> float:
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise UsageError(f"--timeout: {error}") from error
+        raise UsageError(f"{option}: {error}") from error
 
 
 def parse_tolerate(text: str) -> frozenset[str]:
@@ -216,5 +223,5 @@ def report_code(report: dict[str, Any], tolerated: frozenset[str]) -> int:
         return EXIT_CONNECT if report.get("exit_code") == EXIT_CONNECT else EXIT_FAILED
     if report["state"] == "halted" or report["errors"]:
         return EXIT_PARTLY
-    counts = {"conflicts": report["conflicts"], "problems": report["problems"]}
+    counts = {what: report.get(what, ()) for what in ("conflicts", "problems")}  # a snapshot has neither
     return EXIT_PARTLY if any(found for what, found in counts.items() if what not in tolerated) else 0

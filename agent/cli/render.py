@@ -34,6 +34,22 @@ def reports(mappings: Sequence[Mapping[str, Any]]) -> None:
         _attention(report)
 
 
+def snapshots(reports_: Sequence[Mapping[str, Any]]) -> None:
+    """What publications and subscriptions did: one sentence each, then what went wrong."""
+    for report in reports_:
+        done = [
+            f"{report[count]} contents {words} ({human(report[size])})"
+            for count, size, words in (("uploads", "bytes_up", "sent"), ("downloads", "bytes_down", "fetched"))
+            if report[count]
+        ]
+        done += [f"{report['reused']} reused"] if report["reused"] else []
+        said = f": {report['id'] or 'no snapshot'}"
+        said += ", as before" if report["id"] == report["previous"] else ": " + ", ".join(done) if done else ""
+        say(f"{report['name']}: ", styled_state(report["state"]), said)
+        for error in report["errors"]:
+            say(Styled("  error: " + printable(error), "yellow"))
+
+
 def plan(mappings: Sequence[Mapping[str, Any]]) -> None:
     """What `sync` would do: a line for each action."""
     for report in mappings:

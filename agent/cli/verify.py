@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
@@ -12,9 +10,9 @@ import typer
 from agent.cli import render
 from agent.cli.commands import JSON, NAMES, TIMEOUT, ask_agent, parse_timeout
 from agent.cli.context import EXIT_CONNECT, EXIT_FAILED, EXIT_PARTLY, Context, print_json, run_async, start_logging
+from agent.cli.progress import progress
 from agent.cli.screen import Styled, say, table
 
-OnEvent = Callable[[Mapping[str, Any]], None]
 _EXIT = {"ok": 0, "repaired": 0, "damaged": EXIT_PARTLY}
 
 
@@ -33,7 +31,7 @@ def verify(
     context: Context = ctx.obj
     config = context.load()
     args: dict[str, Any] = {"names": names or [], "repair": repair, "timeout": parse_timeout(timeout)}
-    with _progress() as on_event:
+    with progress() as on_event:
         answer = ask_agent(config, "verify", args, on_event=on_event)
         if answer is None:
             start_logging(config)
@@ -55,31 +53,6 @@ def exit_code(reports: Sequence[Mapping[str, Any]]) -> int:
     if codes and all(code == EXIT_FAILED for code in codes):
         return EXIT_FAILED
     return EXIT_PARTLY if any(codes) else 0
-
-
-@contextmanager
-def _progress() -> Iterator[OnEvent]:
-    """A bar for each mapping on stderr, when that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def on_event(event: Mapping[str, Any]) -> None:
-            name = str(event["name"])
-            if name not in bars:
-                bars[name] = progress.add_task(name, total=None)
-            if "total" in event:
-                progress.update(bars[name], total=event["total"])
-            if "done" in event:
-                progress.update(bars[name], completed=event["done"])
-
-        yield on_event
 
 
 def _show(reports: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """One publication of a running agent, or of one command: when to publish, and what came of it.
 
-`publish` is one attempt, whoever asks for it: `jetsync snapshot publish`, `jetsync sync`, or the loop (`run`) of a
+`converge` is one attempt, whoever asks for it: `jetsync snapshot publish`, `jetsync sync`, or the loop (`run`) of a
 publication with `trigger: on-change`, which publishes at its start and whenever the tree has changed and come to rest.
 Attempts never overlap. A failing one is tried again with back-off, and sooner when somebody pokes; the channel stays
 where it is meanwhile, and the reason is in `status`.
@@ -38,6 +38,7 @@ class Publication:
     """
 
     kind = PUBLICATION
+    readies = False  # nobody waits for what is sent
 
     def __init__(
         self,
@@ -45,9 +46,12 @@ class Publication:
         config: PublicationConfig,
         state_path: Path,
         remotes: Remotes,
+        follow: bool = True,
         now: Callable[[], float] = time.time,
     ) -> None:
+        """follow: publish by itself, if it is `on-change`; else only when somebody asks."""
         self.config = config
+        self._follow = follow
         self._state_path = state_path
         self._remotes = remotes
         self._now = now
@@ -63,6 +67,7 @@ class Publication:
         self._error: LastError | None = None
         self._succeeded: float | None = None
         self._current = ""
+        self.name = config.name
         self.last: SnapshotReport | None = None
         self.published = self.failed = self.nothing_new = 0
         self.bytes_up = self.bytes_reused = 0
@@ -75,7 +80,7 @@ class Publication:
         try:
             self._opened.set()
             self._set_state(State.IDLE)
-            if self.config.trigger == "on-change":
+            if self._follow and self.config.trigger == "on-change":
                 stopping = asyncio.create_task(self._stopping.wait(), name=f"stop {self.config.name}")
                 following = asyncio.create_task(self._publish_on_change(), name=f"on change {self.config.name}")
                 try:
@@ -105,7 +110,7 @@ class Publication:
                     await self._poked.wait()
 
     async def _until_it_fails(self, stirring: Changes, backoff: Backoff) -> None:
-        while (await self.publish()).exit_code == 0:
+        while (await self.converge()).exit_code == 0:
             backoff.reset()
             await stirring.wait()
 
@@ -129,7 +134,7 @@ class Publication:
 
     # -- one attempt ---------------------------------------------------------------------------------------------
 
-    async def publish(self) -> SnapshotReport:
+    async def converge(self) -> SnapshotReport:
         """Publish the tree as it is now, if that is news."""
         report = SnapshotReport(PUBLICATION, self.config.name)
         await self._opened.wait()
@@ -179,6 +184,12 @@ class Publication:
         assert opened.bucket is not None  # only a dry run has none
         await db(lambda store: store.kv_set(key, "1"))
         return opened.bucket
+
+    async def converged_before(self) -> bool:
+        """Whether it has published something, in this run or an earlier one."""
+        await self._opened.wait()
+        assert self._db is not None
+        return await self._db(lambda store: store.kv_get("published") is not None)
 
     # -- what it says of itself ----------------------------------------------------------------------------------
 

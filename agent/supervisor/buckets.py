@@ -1,4 +1,4 @@
-"""`bucket list|show|apply` as values: what the command prints, and what the running agent answers to it.
+"""The `bucket` commands as values: what they print, and what the running agent answers to them.
 
 Each takes a connection and gives the JSON of the result, so that a command may do the work itself or have it done.
 """
@@ -46,6 +46,48 @@ async def applied(config: Config, connection: Connection, args: Mapping[str, Any
     return {"version": RESULT_VERSION, "buckets": results}
 
 
+async def sealed(_config: Config, connection: Connection, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a bucket read-only for ever; `args["name"]`.
+
+    :raises BucketNotFoundError, NotABucketError, BucketError
+    """
+    bucket = await Buckets(connection).bind(str(args["name"]))
+    return {"version": RESULT_VERSION, **as_json(await bucket.seal())}
+
+
+async def linked(_config: Config, connection: Connection, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Make an object a link: to the object `target` (BUCKET/OBJECT), or to a whole bucket (BUCKET).
+
+    :raises ObjectExistsError: a regular object has the name; links and markers are replaced
+    :raises BucketNotFoundError, ObjectNotFoundError, LinkError: the bucket or the target isn't there, or is a link
+    """
+    buckets = Buckets(connection)
+    bucket = await buckets.bind(str(args["bucket"]))
+    bucket_name, slash, object_name = str(args["target"]).partition("/")
+    target = await buckets.bind(bucket_name)
+    if slash:
+        made = await bucket.add_link(str(args["name"]), await target.info(object_name))
+    else:
+        made = await bucket.add_bucket_link(str(args["name"]), target)
+    return {"version": RESULT_VERSION, "bucket": bucket.name, "name": made.name, "target": args["target"]}
+
+
+async def deleted(_config: Config, connection: Connection, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Delete a bucket with everything in it. args: name; yes: also when there is something in it.
+
+    :raises UsageError: it isn't empty, and nobody has said yes
+    """
+    buckets = Buckets(connection)
+    bucket = await buckets.bind(str(args["name"]))
+    status = await bucket.status()
+    if status.messages and not args["yes"]:
+        raise UsageError(
+            f"bucket {bucket.name!r} isn't empty ({status.messages} messages)", remedy="to delete it all: --yes"
+        )
+    await buckets.delete(bucket.name)
+    return {"version": RESULT_VERSION, "name": bucket.name, "messages": status.messages, "size": status.size}
+
+
 def chosen(config: Config, names: Sequence[str]) -> list[str]:
     """The declared buckets of these names, or all.
 
@@ -76,4 +118,11 @@ def as_json(status: BucketStatus) -> dict[str, Any]:
     }
 
 
-WORK: dict[str, Work] = {"bucket-list": listed, "bucket-show": shown, "bucket-apply": applied}
+WORK: dict[str, Work] = {
+    "bucket-list": listed,
+    "bucket-show": shown,
+    "bucket-apply": applied,
+    "bucket-seal": sealed,
+    "bucket-link": linked,
+    "bucket-delete": deleted,
+}

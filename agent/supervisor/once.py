@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent.config.model import Config
-from agent.supervisor.wiring import Supervisor
+from agent.errors import ConnectError
+from agent.snapshots.report import SnapshotReport
+from agent.supervisor.wiring import Supervisor, split_names
 from agent.sync.report import Report
 
 RESULT_VERSION = 1
@@ -29,11 +31,16 @@ async def plan_once(config: Config, *, names: Sequence[str], timeout: float) -> 
 
 
 async def sync(supervisor: Supervisor, *, names: Sequence[str], timeout: float, offline_ok: bool) -> dict[str, Any]:
-    """Bring mappings to convergence once."""
-    reports = await supervisor.sync(names, timeout=timeout)
-    result = _result(reports)
-    if offline_ok and any(report.exit_code == 5 for report in reports) and not supervisor.uplink.online:
-        result["offline_ok"] = await supervisor.converged_before(names)
+    """Bring mappings to convergence once; then publications and subscriptions (`items` says which)."""
+    mappings, others = split_names(supervisor.config, names)
+    items = supervisor.items.chosen(others) if others or not names else []
+    reports = await supervisor.sync(mappings, timeout=timeout) if mappings or not names else []
+    converged = await supervisor.items.converge(items, timeout=timeout)
+    result = _result(reports, converged)
+    codes = {report.exit_code for report in reports} | {report.exit_code for report in converged}
+    if offline_ok and ConnectError.exit_code in codes and not supervisor.uplink.online:
+        before = await supervisor.converged_before(mappings) if mappings or not names else True
+        result["offline_ok"] = before and await supervisor.items.converged_before(items)
     return result
 
 
@@ -42,5 +49,9 @@ async def plan(supervisor: Supervisor, *, names: Sequence[str], timeout: float) 
     return _result(await supervisor.plan(names, timeout=timeout))
 
 
-def _result(reports: Sequence[Report]) -> dict[str, Any]:
-    return {"version": RESULT_VERSION, "mappings": [report.as_json() for report in reports], "snapshots": []}
+def _result(reports: Sequence[Report], snapshot_reports: Sequence[SnapshotReport] = ()) -> dict[str, Any]:
+    return {
+        "version": RESULT_VERSION,
+        "mappings": [report.as_json() for report in reports],
+        "snapshots": [report.as_json() for report in snapshot_reports],
+    }

@@ -19,7 +19,9 @@ from agent.objectstore import Connection
 from agent.observe.http import HttpServer
 from agent.observe.logging import get_logger
 from agent.observe.metrics import Metrics
-from agent.supervisor import buckets, once, requests
+from agent.snapshots.report import PUBLICATION, SUBSCRIPTION
+from agent.supervisor import buckets, once, requests, snapshots
+from agent.supervisor.snapshots import Emit
 from agent.supervisor.wiring import Supervisor
 
 
@@ -48,7 +50,8 @@ async def serve(config: Config, *, config_path: Path | None) -> int:
             stack.push_async_callback(http.stop)
             log.info("http", url=http.url)
         supervisor.start_mappings(config.mappings)
-        log.info("started", name=config.name, mappings=len(config.mappings))
+        supervisor.items.start([*config.publications, *config.subscriptions], follow=True)
+        log.info("started", name=config.name, mappings=len(config.mappings), snapshots=len(supervisor.items.status()))
         await stop.wait()
         log.info("stopping", signal=signal.Signals(received[0]).name)
     log.info("stopped")
@@ -103,13 +106,44 @@ def handlers(supervisor: Supervisor) -> dict[str, Any]:
 
         return handle
 
+    def for_snapshots(command: str) -> Any:
+        async def handle(args: Mapping[str, Any], emit: Any) -> Mapping[str, Any]:
+            return await _snapshot_work(supervisor, command, args, emit)
+
+        return handle
+
     here = {"status": status, "sync": sync, "plan": plan, "resolve": resolve, "verify": verify}
     here |= {command: at_home(command) for command in requests.HOME_WORK}
+    here |= {command: for_snapshots(command) for command in (*snapshots.WORK, *_OF_ITEMS)}
     return here | {command: for_buckets(work) for command, work in buckets.WORK.items()}
 
 
 def _chosen(args: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: args[key] for key in keys}
+
+
+# Commands that are an attempt of one publication or subscription.
+_OF_ITEMS = {"snapshot-publish": PUBLICATION, "snapshot-install": SUBSCRIPTION}
+
+
+async def snapshot_work(config: Config, command: str, args: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
+    """One of the `snapshot` commands by this process.
+
+    :raises ConnectError: nobody answers, or doesn't let us in
+    """
+    if command not in _OF_ITEMS:
+        async with _connected(config) as connection:
+            return await snapshots.WORK[command](config, connection, args, emit)
+    async with Supervisor(config) as supervisor:
+        return await _snapshot_work(supervisor, command, args, emit)
+
+
+async def _snapshot_work(supervisor: Supervisor, command: str, args: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
+    if command not in _OF_ITEMS:
+        return await snapshots.WORK[command](supervisor.config, supervisor.uplink.connection_now(), args, emit)
+    item = supervisor.items.only(_OF_ITEMS[command], str(args["name"]))
+    (report,) = await supervisor.items.converge([item], timeout=float(args["timeout"]))
+    return {"version": once.RESULT_VERSION, **report.as_json()}
 
 
 async def bucket_work(config: Config, command: str, args: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from agent.observe.readiness import MappingReadiness, Readiness
 from agent.observe.status import AgentStatus
 from agent.observe.version import program_version
 from agent.state import StateLock, lock, lock_for_reading
+from agent.supervisor.items import Items
 from agent.supervisor.uplink import Uplink
 from agent.sync.mapping import DRAIN_SECONDS, MappingSync
 from agent.sync.report import Report
@@ -58,15 +59,12 @@ class Supervisor:
         self.uplink = Uplink(config, self.metrics, self._connection_is_back)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._mappings: dict[str, MappingSync] = {}
+        self.items = Items(config, self.uplink, self._spawn)
         self._started_at = time.time()
 
     # -- start and stop ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        names = [entry.name for entry in self.config.publications]
-        names += [entry.name for entry in self.config.subscriptions]
-        if names:
-            self._log.warning("not_available", detail="publications and subscriptions have no effect yet", names=names)
         state_dir = self.config.state_dir
         self._lock = await asyncio.to_thread(lock_for_reading if self._dry else lock, state_dir)
         try:
@@ -82,7 +80,7 @@ class Supervisor:
 
     async def __aexit__(self, *_exc: object) -> None:
         self.uplink.closing()
-        await self._stop_mappings()
+        await asyncio.gather(self._stop_mappings(), self.items.stop(within=DRAIN_SECONDS))
         left = set(self._tasks.values())
         while left:  # Python 3.11's asyncio.wait_for, which nats-py uses, can swallow a cancellation: repeat it
             for task in left:
@@ -105,12 +103,14 @@ class Supervisor:
             if late:
                 await asyncio.wait(late)
 
-    def _spawn(self, name: str, work: Any) -> None:
-        self._tasks[name] = asyncio.create_task(work, name=name)
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._tasks[name] = asyncio.create_task(work, name=name)
+        return task
 
     def _connection_is_back(self) -> None:
         for mapping in self._mappings.values():
             mapping.poke()
+        self.items.poke()
 
     async def _keep_metrics(self) -> None:
         """Show what the mappings say of themselves; counters count by themselves."""
@@ -258,6 +258,7 @@ class Supervisor:
             config=str(self._config_path or ""),
             nats=self.uplink.status(),
             mappings=tuple([await mapping.status() for mapping in self._mappings.values()]),
+            snapshots=self.items.status(),
         )
 
     def readiness(self) -> Readiness:
@@ -274,13 +275,29 @@ class Supervisor:
                     halted=mapping.record.halt is not None,
                 )
                 for mapping in self._mappings.values()
-            ],
+            ]
+            + self.items.readiness(),
         )
 
 
 def state_path(config: Config, name: str) -> Path:
     """The state store of a mapping."""
     return config.state_dir / "mappings" / f"{name}.db"
+
+
+def split_names(config: Config, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of mappings, and names of publications and subscriptions.
+
+    :raises UsageError: nothing has this name
+    """
+    for name in names:
+        if name not in config.names:
+            raise UsageError(
+                f"nothing in the configuration is named {name!r}",
+                remedy="known are: " + ", ".join(sorted(config.names)),
+            )
+    mappings = [name for name in names if config.mapping(name) is not None]
+    return mappings, [name for name in names if config.mapping(name) is None]
 
 
 def select(config: Config, names: Sequence[str]) -> list[MappingConfig]:

@@ -93,8 +93,8 @@ async def test_a_manual_one_publishes_when_it_is_asked_and_creates_a_declared_re
 ):
     write(tmp_path / "tree", {"a": b"1"})
     async with running(connection, bucket_name, tmp_path, directory=tmp_path / "tree") as publication:
-        report = await publication.publish()
-        again = await publication.publish()
+        report = await publication.converge()
+        again = await publication.converge()
 
     assert (report.state, report.uploads, report.changed) == ("converged", 1, True)
     assert (again.id, again.uploads, again.changed) == (report.id, 0, False)
@@ -106,7 +106,7 @@ async def test_what_fails_is_told_and_tried_again(connection: Connection, bucket
     async with running(
         connection, bucket_name, tmp_path, directory=tmp_path / "tree", trigger="on-change"
     ) as publication:
-        report = await publication.publish()
+        report = await publication.converge()
         assert report.exit_code == 1 and "doesn't exist" in report.errors[0]
         status = publication.status()
         assert status.last_error is not None and status.last_error.reason == "root"

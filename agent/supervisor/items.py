@@ -1,0 +1,167 @@
+"""The publications and subscriptions of an agent, or of one command: running, asked, and stopped.
+
+They run as the mappings do: each in a task with a guard, all on the one connection. `sync` converges publications with
+`trigger: on-change` and all subscriptions, after the mappings: a directory that a mapping has just filled is published,
+and what is published is installed, in one go. What is named is converged whatever its trigger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from agent.config.model import Config
+from agent.config.model import Publication as PublicationConfig
+from agent.config.model import Subscription as SubscriptionConfig
+from agent.errors import ConnectError, JetsyncError, StoreUnavailableError, UsageError
+from agent.observe.logging import get_logger
+from agent.observe.readiness import MappingReadiness
+from agent.observe.status import SnapshotStatus
+from agent.snapshots.report import PUBLICATION, SUBSCRIPTION, SnapshotReport
+from agent.supervisor.uplink import Uplink
+from agent.sync.retry import Backoff
+
+if TYPE_CHECKING:
+    from agent.snapshots.item import Item
+
+ItemConfig = PublicationConfig | SubscriptionConfig
+
+
+class Items:
+    """spawn: starts a task of the supervisor's, by its name."""
+
+    def __init__(
+        self, config: Config, uplink: Uplink, spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
+    ) -> None:
+        self._config = config
+        self._uplink = uplink
+        self._spawn = spawn
+        self._log = get_logger()
+        self._running: dict[str, tuple[Item, asyncio.Task[None]]] = {}
+
+    # -- start and stop ------------------------------------------------------------------------------------------
+
+    def start(self, configs: Sequence[ItemConfig], *, follow: bool) -> list[Item]:
+        """Run those that don't run yet; gives all of them. follow: an agent's, which act by themselves."""
+        for config in configs:
+            if config.name not in self._running:
+                item = self._made(config, follow=follow)
+                self._running[config.name] = item, self._spawn(f"{item.kind} {item.name}", self._guard(item))
+        return [self._running[config.name][0] for config in configs]
+
+    def _made(self, config: ItemConfig, *, follow: bool) -> Item:
+        folder = self._config.state_dir / (f"{kind_of(config)}s")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        state_path = folder / f"{config.name}.db"
+        assert isinstance(config, PublicationConfig)
+        from agent.snapshots.publication import Publication
+
+        return Publication(config=config, state_path=state_path, remotes=self._uplink.remotes, follow=follow)
+
+    async def _guard(self, item: Item) -> None:
+        """An unforeseen error in one is logged whole, and it begins again."""
+        backoff = Backoff(base=1.0, ceiling=60.0)
+        while True:
+            try:
+                return await item.run()
+            except JetsyncError as error:
+                self._log.error(f"{item.kind}_failed", name=item.name, error=error.message, remedy=error.remedy)
+            except Exception:  # noqa: BLE001 - the guard: whatever it is, the others go on
+                self._log.exception(f"{item.kind}_crashed", name=item.name)
+            await asyncio.sleep(backoff.next())
+
+    async def stop(self, *, within: float) -> None:
+        """Drain; what doesn't end `within` seconds is cancelled."""
+        for item, task in self._running.values():
+            if not await item.drain():
+                task.cancel()
+        tasks = [task for _, task in self._running.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=within)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    def poke(self) -> None:
+        for item, _ in self._running.values():
+            item.poke()
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def chosen(self, names: Sequence[str]) -> list[ItemConfig]:
+        """Those of these names; without names, what `sync` converges."""
+        everything: list[ItemConfig] = [*self._config.publications, *self._config.subscriptions]
+        if names:
+            return [config for config in everything if config.name in names]
+        return [config for config in everything if _is_automatic(config)]
+
+    def only(self, kind: str, name: str) -> ItemConfig:
+        """The publication or subscription of this name.
+
+        :raises UsageError: there is none
+        """
+        everything: list[ItemConfig] = [*self._config.publications, *self._config.subscriptions]
+        known = {config.name: config for config in everything if kind_of(config) == kind}
+        if name not in known:
+            there_are = "known are: " + ", ".join(sorted(known)) if known else f"the configuration has no {kind}s"
+            raise UsageError(f"no {kind} is named {name!r}", remedy=there_are)
+        return known[name]
+
+    async def converge(self, configs: Sequence[ItemConfig], *, timeout: float) -> list[SnapshotReport]:
+        """One after the other. timeout: seconds to wait for a server that is away."""
+        return [await self._converge(item, timeout) for item in self.start(configs, follow=False)]
+
+    async def _converge(self, item: Item, timeout: float) -> SnapshotReport:
+        """Until it has come through, or has failed for another reason than that the server was away."""
+        backoff = Backoff(base=0.1, ceiling=2.0)
+        began = time.monotonic()
+        while True:
+            if (why := await self._unreachable(timeout)) is not None:
+                report = SnapshotReport(item.kind, item.name)
+                report.failed(why)
+                return report
+            report = await item.converge()
+            if report.exit_code != StoreUnavailableError.exit_code or time.monotonic() - began > timeout:
+                return report
+            await asyncio.sleep(backoff.next())
+
+    async def _unreachable(self, timeout: float) -> ConnectError | None:
+        """None once the server is there; else why it isn't."""
+        while not self._uplink.online:
+            if self._uplink.given_up(timeout):
+                return self._uplink.why_not()
+            await asyncio.sleep(0.05)
+        return None
+
+    async def converged_before(self, configs: Sequence[ItemConfig]) -> bool:
+        found = [await item.converged_before() for item in self.start(configs, follow=False)]
+        return all(found)
+
+    # -- what they say of themselves -----------------------------------------------------------------------------
+
+    def status(self) -> tuple[SnapshotStatus, ...]:
+        return tuple(item.status() for item, _ in self._running.values())
+
+    def readiness(self) -> list[MappingReadiness]:
+        found = [item.status() for item, _ in self._running.values() if item.readies]
+        return [
+            MappingReadiness(
+                name=status.name,
+                converged=status.last_success is not None,
+                serving=bool(status.snapshot),
+                converged_before=bool(status.snapshot),
+                sentence=status.sentence,
+            )
+            for status in found
+        ]
+
+
+def kind_of(config: ItemConfig) -> str:
+    return PUBLICATION if isinstance(config, PublicationConfig) else SUBSCRIPTION
+
+
+def _is_automatic(config: ItemConfig) -> bool:
+    return not isinstance(config, PublicationConfig) or config.trigger == "on-change"
