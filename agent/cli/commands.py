@@ -219,8 +219,10 @@ def exit_code(reports: list[dict[str, Any]], tolerated: frozenset[str]) -> int:
 
 
 def report_code(report: dict[str, Any], tolerated: frozenset[str]) -> int:
+    if report.get("exit_code") == EXIT_CONNECT:
+        return EXIT_CONNECT
     if report["state"] == "failed":
-        return EXIT_CONNECT if report.get("exit_code") == EXIT_CONNECT else EXIT_FAILED
+        return EXIT_FAILED
     if report["state"] == "halted" or report["errors"]:
         return EXIT_PARTLY
     counts = {what: report.get(what, ()) for what in ("conflicts", "problems")}  # a snapshot has neither

@@ -53,7 +53,7 @@ def start_logging(config: Config) -> None:
 
 
 def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine; SIGINT and SIGTERM cancel it once, and it may clean up.
+    """Run a coroutine; SIGINT, SIGTERM and SIGHUP (a closed terminal, not under nohup) cancel it once; it may clean up.
 
     :raises SignalledError: it was ended by a signal
     """
@@ -69,8 +69,9 @@ def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
             received.append(number)
             task.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop, number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, stop, number)
         return await task
 
     _calm_the_collector()

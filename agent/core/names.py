@@ -220,9 +220,16 @@ def _cut(text: str, size: int) -> str:
 def target_from_link(path: str, text: str) -> str | None:
     """The target of the symlink at `path` with content `text`, as a path relative to the root.
 
-    The target is normalised by its words alone, and may dangle or be a directory. None when the link is absolute,
-    leaves the root at any point, is the root itself, or has a target that can't be an object's name.
+    The target may dangle or be a directory. None when the link leads outside, to the root itself, or to what can't be
+    an object's name.
     """
+    target = normalised_target(path, text)
+    return None if target is None or problem_of(target) or reserved(target + "/") else target
+
+
+def normalised_target(path: str, text: str) -> str | None:
+    """Where the symlink at `path` with content `text` leads, by its words alone; "" is the root. None when the link is
+    absolute or leaves the root at any point."""
     if text.startswith("/"):
         return None
     components = path.split("/")[:-1]
@@ -235,8 +242,7 @@ def target_from_link(path: str, text: str) -> str | None:
             components.pop()
         else:
             return None
-    target = "/".join(components)
-    return None if problem_of(target) or reserved(target + "/") else target
+    return "/".join(components)
 
 
 def link_text(path: str, target: str) -> str:

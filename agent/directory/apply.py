@@ -111,19 +111,21 @@ class Applier:
             before = expect.status_of_expected(target, path, expected)
             if prepare:
                 prepare(before)
+            ours = new.status()
             displaced = self._replace(new, target, path, expected, keep_as)
-            return _settled(target, durable=durable), displaced
+            return _settled(target, ours, durable=durable), displaced
 
     def _install_new(self, new: Spot, path: str, *, durable: bool) -> os.stat_result:
         for _ in range(_ATTEMPTS):
             with self._parent_for_write(path, durable=durable) as (fd, name):
                 target = Spot(fd, name)
+                ours = new.status()  # raises when it is the new file that is missing, not its parent
                 try:
                     self._create(new, target, path)
                 except FileNotFoundError:
-                    new.status()  # raises when it is the new file that is missing, not its parent
+                    new.status()  # the same
                     continue
-                return _settled(target, durable=durable)
+                return _settled(target, ours, durable=durable)
         raise StaleError(f"{path}: others keep removing its directory")
 
     def _create(self, new: Spot, target: Spot, path: str) -> None:
@@ -342,11 +344,19 @@ class Applier:
         raise StaleError(f"{directory}/: others keep removing the directory")
 
 
-def _settled(target: Spot, *, durable: bool) -> os.stat_result:
-    """lstat of what was just put in place; durable: the name survives a power cut from here on."""
+def _settled(target: Spot, ours: os.stat_result, *, durable: bool) -> os.stat_result:
+    """lstat of what was just put in place; durable: the name survives a power cut from here on.
+
+    `ours` is its lstat from before, for when it has been moved away or deleted already. It was there, and whoever did
+    that has seen it: that is a change like any other, and no reason to put it there again.
+    """
+    try:
+        status = target.status()
+    except FileNotFoundError:
+        status = ours
     if durable:
         os.fsync(target.fd)
-    return target.status()
+    return status
 
 
 def local_of(status: os.stat_result, staged: Staged) -> Local:

@@ -32,6 +32,11 @@ _SPECIAL = {
 }
 _SKIPPED_LINK = Obstacle(Reason.SYMLINK)
 OUTSIDE = Obstacle(Reason.LINK_OUTSIDE, "the symlink is absolute or leads out of the mapping; make it relative")
+NO_OBJECT = Obstacle(
+    Reason.LINK_OUTSIDE,
+    "the symlink leads to the mapping's directory itself, or to a name that no object can have; "
+    "let it lead to another, or exclude it",
+)
 DANGLING = Obstacle(Reason.BROKEN_LINK, "the symlink points to nothing, or in a circle; mend or remove it")
 
 _PLAIN = re.compile(r"[ -\[\]-~]{1,255}").fullmatch  # printable ASCII without backslash: most names are nothing else
@@ -196,7 +201,8 @@ class Looker:
             return _ABSENT if faults.is_absent(exc) else Look("obstacle", None, faults.obstacle(exc, path))
         target = names.target_from_link(path, text)
         if target is None:
-            return Look("obstacle", signature, OUTSIDE)
+            outside = names.normalised_target(path, text) is None
+            return Look("obstacle", signature, OUTSIDE if outside else NO_OBJECT)
         if target == path:
             return Look("obstacle", signature, DANGLING)  # no object link can say that
         return Look("link", signature, Entry(Kind.LINK, target=target))

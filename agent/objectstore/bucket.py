@@ -74,7 +74,8 @@ class Bucket:
         config = stream_info.get("config")
         if not isinstance(config, dict) or not spec.is_bucket(config):
             raise NotABucketError(
-                f"the stream {self.stream} is not an object store", remedy="its subjects are not those of a bucket"
+                f"the stream {self.stream} is not an object store: its subjects are not those of a bucket",
+                remedy="choose another bucket, or delete the stream",
             )
         self.config = config
         self.created = str(stream_info.get("created", ""))
@@ -124,7 +125,10 @@ class Bucket:
     def require_writable(self) -> None:
         """Raises SealedError, or BucketError for a mirror: a write to one would land in its origin (PROTOCOL 3e)."""
         if self.sealed:
-            raise SealedError(f"bucket {self.name!r} is sealed", remedy="a sealed bucket can't be changed any more")
+            raise SealedError(
+                f"bucket {self.name!r} is sealed",
+                remedy="that is for ever: pull from it only, or choose another bucket",
+            )
         if self.origin is not None:
             raise BucketError(
                 f"bucket {self.name!r} is a mirror of {self.origin!r}: it can't be written",

@@ -31,6 +31,7 @@ from agent.errors import JetsyncError, NotAllowedError, StoreError, StoreUnavail
 from agent.objectstore.answers import Ack, Answer, RawMessage, answer_of, consumer_of, header_block, parse_ack
 from agent.objectstore.budget import ByteBudget
 from agent.objectstore.errors_map import NotSentError
+from agent.objectstore.subjects import permission_for
 from agent.objectstore.volley import Message, Volley
 
 __all__ = ["Ack", "Answer", "Pending", "Publisher", "answer_of", "header_block"]
@@ -259,7 +260,7 @@ class Publisher:
 
     def post(self, token: str, subject: str, payload: bytes) -> None:
         """Send a request whose answers go to the handler of `token`. Raises StoreUnavailableError, NotAllowedError."""
-        self._posted[token] = subject.lower()
+        self._posted[token] = subject
         self._write(subject, f"{self._inbox}.{token}", payload, b"")
 
     def close_token(self, token: str) -> None:
@@ -365,14 +366,14 @@ class Publisher:
                 )
                 self._fail(lambda _: self._refused)
             return
-        refusal = NotAllowedError(
-            f"this user may not publish to {quoted!r}", remedy="add the subject to the user's publish permissions"
-        )
-        self._fail(lambda subject: refusal if subject.lower() == quoted else None)
+        # nats-py tells the subject in lower case: ours is the one to show, since permissions mind the case.
+        self._fail(lambda subject: _refusal(subject) if subject.lower() == quoted else None)
         for token, subject in self._posted.items():
             handler = self._waiting.get(token)
-            if subject == quoted and handler is not None and not isinstance(handler, Pending | Volley):
-                self._posted[token] = refusal
+            if not isinstance(subject, str) or subject.lower() != quoted:
+                continue
+            if handler is not None and not isinstance(handler, Pending | Volley):
+                self._posted[token] = _refusal(subject)
                 handler(None)
 
     def close(self) -> None:
@@ -416,3 +417,10 @@ class Publisher:
 
 def _too_large(subject: str, size: int, most: int) -> StoreError:
     return StoreError(f"a message of {size} bytes on {subject!r} is over the server's max_payload of {most}")
+
+
+def _refusal(subject: str) -> NotAllowedError:
+    return NotAllowedError(
+        f"this user may not publish to {permission_for(subject)}",
+        remedy="add the subject to the user's publish permissions",
+    )

@@ -124,7 +124,9 @@ def status_of(info: Mapping[str, Any]) -> BucketStatus:
     config = info.get("config")
     if not isinstance(config, dict) or not is_bucket(config):
         name = config.get("name") if isinstance(config, dict) else None
-        raise NotABucketError(f"the stream {name} is not an object store")
+        raise NotABucketError(
+            f"the stream {name} is not an object store", remedy="choose another bucket, or delete the stream"
+        )
     state = info.get("state") or {}
     mirror = config.get("mirror")
     placement = config.get("placement")

@@ -110,6 +110,15 @@ def chunk_subject(bucket: str, nuid: str) -> str:
     return chunk_prefix(bucket) + nuid
 
 
+def permission_for(subject: str) -> str:
+    """What a user must be allowed to publish to, so that this subject and the others of its kind in the bucket are."""
+    tokens = subject.split(".")
+    if tokens[0] == "$O" and len(tokens) > 3:
+        return ".".join([*tokens[:3], "*" if tokens[2] == "C" else ">"])
+    stream = next((number for number, token in enumerate(tokens) if token.startswith("OBJ_")), len(tokens))
+    return ".".join([*tokens[: stream + 1], ">"]) if tokens[stream + 1 :] else subject
+
+
 def last_token(subject: str) -> str:
     return subject.rpartition(".")[2]
 
@@ -124,9 +133,13 @@ def name_of(subject: str) -> str:
     try:
         name = a2b_base64(token.encode().translate(_URLSAFE), strict_mode=True).decode()
     except (Base64Error, UnicodeError) as error:
-        raise BadMetaError(f"the subject {subject[:200]!r} has no object name in it") from error
+        raise _no_meta_subject(subject, "has no object name in it") from error
     if not name:
-        raise BadMetaError(f"the subject {subject[:200]!r} has an empty object name in it")
+        raise _no_meta_subject(subject, "has an empty object name in it")
     if subject.count(".") != _META_DOTS or urlsafe_b64encode(name.encode()).decode() != token:
-        raise BadMetaError(f"the subject {subject[:200]!r} isn't the one of the object name in it")
+        raise _no_meta_subject(subject, "isn't the one of the object name in it")
     return name
+
+
+def _no_meta_subject(subject: str, why: str) -> BadMetaError:
+    return BadMetaError(f"the subject {subject[:200]!r} {why}", remedy="purge the subject from the bucket's stream")

@@ -22,7 +22,7 @@ from agent.core.entries import Row
 from agent.core.plan import Action, Plan, Verb
 from agent.core.reconcile import Rules
 from agent.directory import Directory
-from agent.errors import StoreFullError, StoreUnavailableError
+from agent.errors import NotAllowedError, StoreFullError, StoreUnavailableError
 from agent.observe.logging import get_logger
 from agent.state import JournalEntry, StateStore
 from agent.sync.db import Db
@@ -382,7 +382,10 @@ class Batches:
                 self.holds.clear(path)
             else:
                 stale = outcome.result is Result.STALE or isinstance(outcome.error, StoreUnavailableError)
-                self.holds.failed(path, now, message=str(outcome.error), reason=outcome.reason, stale=stale)
+                refused = isinstance(outcome.error, NotAllowedError)
+                self.holds.failed(
+                    path, now, message=str(outcome.error), reason=outcome.reason, stale=stale, refused=refused
+                )
         errors = [outcome.error for outcome in outcomes]
         if any(isinstance(error, StoreFullError) for error in errors) or self.gates.closed(Direction.DOWNLOADS):
             self._on_full(any(is_disk_full(error) for error in errors))

@@ -17,6 +17,7 @@ from agent.errors import (
     DigestError,
     JetsyncError,
     LinkError,
+    ObjectNameError,
     ObjectNotFoundError,
     PathError,
     RevisionError,
@@ -85,6 +86,8 @@ class Failures:
         elif isinstance(error, PathError):
             outcome.reason = error.reason
             outcome.look = list(outcome.paths)
+        elif isinstance(error, ObjectNameError):  # a path that is none has been a problem before; the prefix is long
+            outcome.reason = Reason.NAME_TOO_LONG.value
         elif isinstance(error, StoreFullError):
             outcome.reason = Reason.BUCKET_FULL.value
         elif isinstance(error, SpaceError) and not isinstance(error, ShortageError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from agent.core.entries import Ancestor, Gone, Local, Remote, Row, Verdict
+from agent.core.entries import Ancestor, Gone, Local, Obstacle, Remote, Row, Verdict
 from agent.core.plan import Action
 from agent.errors import JetsyncError
 
@@ -80,6 +80,12 @@ class Outcome:
     def paths(self) -> tuple[str, ...]:
         action = self.action
         return (action.row.path, action.to) if action.to else (action.row.path,)
+
+    @property
+    def leaves_problem(self) -> bool:
+        """Whether a side of its paths is an obstacle now, because of what was found."""
+        remotes = [change.remote for change in self.changes if isinstance(change.remote, Remote)]
+        return self.result is Result.FAILED and any(isinstance(remote.side, Obstacle) for remote in remotes)
 
 
 def merged(row: Row, change: Change) -> tuple[Row, bool]:

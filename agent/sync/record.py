@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agent.core.entries import Obstacle
 from agent.core.plan import Verb
-from agent.errors import JetsyncError, SpaceError, StoreFullError, StoreUnavailableError
+from agent.errors import JetsyncError, NotAllowedError, SpaceError, StoreFullError, StoreUnavailableError
 from agent.observe.logging import Once, get_logger
 from agent.observe.meter import Meter
 from agent.observe.reasons import ErrorReason, of_problem
@@ -66,6 +66,7 @@ class Record:
         self.pending_since: float | None = None
         self.tallies: list[Tally] = []
         self._once = Once()
+        self._refused = Once()
         self._told = Once()
         self._conflicts: set[str] = set()
         self._waiting: tuple[float, JetsyncError] | None = None  # since when, and for what
@@ -129,10 +130,15 @@ class Record:
             self._once.clear(action.row.path)
         elif outcome.result is Result.FAILED:
             assert outcome.error is not None
+            if outcome.leaves_problem:
+                return  # told and counted as the problem that it is from now on
             self.metrics.failure(outcome.error)
             if isinstance(outcome.error, SpaceError | StoreFullError):
                 return  # said once for all that wait, where the direction is stopped
-            if self._once.news(action.row.path, str(outcome.error)):
+            # What the server doesn't allow it allows for no path: the first tells for all.
+            refused = isinstance(outcome.error, NotAllowedError)
+            said, topic = (self._refused, str(outcome.error)) if refused else (self._once, action.row.path)
+            if said.news(topic, str(outcome.error)):
                 log.warning("action_failed", action=action.verb.value, path=action.row.path, error=str(outcome.error))
 
     def set_state(self, state: State) -> None:
@@ -150,6 +156,7 @@ class Record:
             self.pending_since = None
             self.metrics.success(self.converged_at)
             self._once.clear("session")
+            self._refused = Once()
 
     def problems(self, found: dict[str, Obstacle]) -> None:
         """All problems that there are: each is logged and counted once, until it changes or clears."""

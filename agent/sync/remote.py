@@ -194,17 +194,21 @@ def _link_side(info: ObjectInfo, path: str, scope: Scope) -> tuple[Entry | Obsta
     link = info.link
     assert link is not None
     if link.name is None:
-        return Obstacle(Reason.BROKEN_LINK, f"a link to the bucket {link.bucket}, which is no file"), False
+        return Obstacle(
+            Reason.BROKEN_LINK, f"a link to the bucket {link.bucket}, which is no file; delete it, or exclude it"
+        ), False
     inside = _target_inside(link, scope)
     if inside is not None:
         if scope.symlinks == "skip":
             return Obstacle(Reason.SYMLINK), False
         if inside == path:
-            return Obstacle(Reason.BROKEN_LINK, "a link to itself"), False
+            return Obstacle(Reason.BROKEN_LINK, "a link to itself; delete it, or let it lead to another object"), False
         return Entry(Kind.LINK, target=inside, mtime_ns=parse_mtime(info.metadata.get(MTIME))), False
     if not scope.pulls_only:
         return Obstacle(
-            Reason.LINK_OUTSIDE, f"an object link to {link.bucket}/{link.name}, outside this mapping"
+            Reason.LINK_OUTSIDE,
+            f"an object link to {link.bucket}/{link.name}, outside this mapping; delete it, or exclude it "
+            "(mappings that only pull fetch its target)",
         ), False
     digest = _hex_or_text_digest(info.metadata.get(DIGEST, ""))
     size = info.metadata.get("jetsync.size", "")

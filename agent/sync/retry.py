@@ -40,6 +40,7 @@ class Hold:
     """Why a path waits. `until` is on the loop's clock (seconds); `reason` is a Reason value or "".
 
     stale: the failure says nothing about the path: somebody was faster, or the server was away.
+    refused: the server doesn't allow it.
     """
 
     backoff: Backoff
@@ -47,6 +48,7 @@ class Hold:
     message: str
     reason: str
     stale: bool
+    refused: bool = False
 
 
 class Holds(Container[str]):
@@ -61,11 +63,13 @@ class Holds(Container[str]):
     def __len__(self) -> int:
         return len(self._holds)
 
-    def failed(self, path: str, now: float, *, message: str, reason: str = "", stale: bool = False) -> Hold:
+    def failed(
+        self, path: str, now: float, *, message: str, reason: str = "", stale: bool = False, refused: bool = False
+    ) -> Hold:
         """Note a failure; returns the hold with its new time."""
         hold = self._holds.get(path)
         backoff = hold.backoff if hold else Backoff(base=0.1 if stale else 0.25, ceiling=PATH_CEILING)
-        hold = Hold(backoff, now + backoff.next(), message, reason, stale)
+        hold = Hold(backoff, now + backoff.next(), message, reason, stale, refused)
         self._holds[path] = hold
         return hold
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.core.entries import Obstacle, Reason
+from agent.errors import NotAllowedError
 from agent.observe.status import PROBLEMS_SHOWN, Pending, Problem, Tree
 from agent.state import Counts, StateStore
 from agent.sync.report import Report
@@ -65,6 +66,8 @@ def fill_report(
             report.problems.append((path, hold.reason, hold.message))
         else:
             report.errors.append(f"{path}: {hold.message}")
+            if hold.refused:
+                report.exit_code = NotAllowedError.exit_code
     report.settle()
 
 

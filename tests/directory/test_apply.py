@@ -90,6 +90,36 @@ def test_a_replaced_file_is_in_the_trash(root: Path, any_directory: Directory) -
     assert staged_left(root) == []
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_moved_away_as_soon_as_it_appears_was_applied(
+    root: Path, directory: Directory, monkeypatch: pytest.MonkeyPatch, replaced: bool, link: bool
+) -> None:
+    if replaced:
+        write(root / "file", b"old")
+    expected = read(directory, "file") if replaced else None
+    name = "replace" if replaced else "create"
+    real: Callable[..., None] = getattr(place, name)
+
+    def and_move_away(*arguments: object) -> None:
+        real(*arguments)
+        (root / "file").rename(root / "moved")
+
+    monkeypatch.setattr(place, name, and_move_away)
+    if link:
+        applied = directory.put_link("file", "target", expected)
+    else:
+        applied = put(directory, "file", b"new", expected)
+    monkeypatch.undo()
+
+    side = applied.local.side
+    assert isinstance(side, Entry)
+    assert side == Entry(Kind.LINK, target="target") if link else side.digest == digest(b"new")
+    assert directory.look("file").kind == "absent"
+    assert os.readlink(root / "moved") == "target" if link else (root / "moved").read_bytes() == b"new"
+    assert staged_left(root) == []
+
+
 def test_without_trash_a_replaced_file_is_gone(root: Path, opener) -> None:
     directory = opener(trash=0.0)
     write(root / "file", b"old")

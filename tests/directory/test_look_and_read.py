@@ -53,6 +53,19 @@ def test_a_link_to_itself_is_an_obstacle(root: Path, any_directory: Directory) -
     assert reason_of(any_directory, "a/l") is Reason.BROKEN_LINK
 
 
+def test_a_symlink_is_asked_to_be_made_relative_only_where_that_helps(root: Path, any_directory: Directory) -> None:
+    for name, target in {"root": ".", "reserved": ".jetsync/x", "backslash": "a\\b", "bytes": "\udcff"}.items():
+        (root / name).symlink_to(target)
+        side = any_directory.look(name).side
+        assert isinstance(side, Obstacle)
+        assert side.reason is Reason.LINK_OUTSIDE
+        assert "let it lead to another" in side.detail, name
+    (root / "absolute").symlink_to("/etc/passwd")
+    side = any_directory.look("absolute").side
+    assert isinstance(side, Obstacle)
+    assert "make it relative" in side.detail
+
+
 def test_what_cannot_travel_is_an_obstacle(root: Path, opener) -> None:
     directory = opener(max_size=10)
     os.mkfifo(root / "fifo")

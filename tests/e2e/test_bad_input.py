@@ -148,6 +148,19 @@ def test_a_wrong_digest_never_reaches_the_directory(agent: Agent, stock: Stock, 
     assert stock.names(bucket) == {"kept", "new", "other", "good"}
 
 
+def test_damaged_content_is_logged_and_counted_once(agent: Agent, stock: Stock, bucket: str):
+    right = stock.put_raw(bucket, "other", b"other bytes").payload["digest"]
+    with agent.run() as running:
+        stock.put_raw(bucket, "wrong", b"new bytes", digest=right)
+        eventually(lambda: running.events("problem"))
+        agent.sync(exit=3)
+
+        assert [event["reason"] for event in running.events("problem")] == ["bad_digest"]
+        assert running.events("action_failed") == []
+        assert running.metrics()['jetsync_errors_total{mapping="files",reason="bad_digest"}'] == 1
+        assert running.metrics()['jetsync_integrity_failures_total{mapping="files"}'] == 1
+
+
 def test_missing_chunks_are_told_and_never_hang(agent: Agent, stock: Stock, bucket: str):
     stock.put_raw(bucket, "two of three missing", b"chunk", chunks=3, size=15)
     stock.put(bucket, "all gone", b"x" * 300_000)
@@ -350,6 +363,15 @@ def test_symlinks_out_of_the_root_are_told(agent: Agent, stock: Stock, bucket_na
 
     assert problems(result) == dict.fromkeys(("absolute", "up", "d/up"), "link_outside")
     assert stock.names(bucket_name) == {"good", "inside"}
+
+
+def test_a_name_that_is_too_long_with_the_prefix_is_told(make_agent: MakeAgent, stock: Stock, bucket_name: str):
+    agent = make_agent(prefix=f"{'p' * 200}/")
+    long = "/".join(["d" * 200] * 9) + "/" + "e" * 100  # 1909 bytes: a path as any, but for the prefix
+    write_tree(agent.directory(), {long: b"1", "short": b"1"})
+
+    assert problems(agent.sync(exit=3)) == {long: "name_too_long"}
+    assert stock.names(bucket_name) == {f"{'p' * 200}/short"}
 
 
 def test_symlinks_skip_counts_them(make_agent: MakeAgent, stock: Stock, bucket_name: str):

@@ -366,6 +366,24 @@ def test_the_demo_ends_by_itself_and_leaves_nothing_behind(tmp_path: Path):
     assert not [pid for pid in processes() if str(place) in command_line(pid)]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_the_demo_leaves_nothing_behind_when_it_is_ended_or_its_terminal_is_closed(tmp_path: Path, number: int):
+    place = tmp_path / "tmp"
+    place.mkdir()
+    command = [sys.executable, "-m", "agent", "demo"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment({"TMPDIR": str(place)}), start_new_session=True
+    ) as demo:
+        assert demo.stdout is not None
+        assert any("embedded nats-server" in line for line in demo.stdout)
+        demo.send_signal(number)
+        demo.stdout.read()
+
+    assert demo.returncode == 128 + number
+    assert list(place.iterdir()) == []
+    assert not [pid for pid in processes() if str(place) in command_line(pid)]
+
+
 def processes() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 

@@ -95,7 +95,25 @@ def test_sync_says_which_permission_of_a_follower_is_missing(
 
     result = agent.sync(exit=5)
 
-    assert "consumer.msg.next" in result["errors"][0]
+    assert f"may not publish to $JS.API.CONSUMER.MSG.NEXT.OBJ_{bucket_name}.>;" in result["errors"][0]
+
+
+def test_uploads_that_are_not_allowed_exit_5_and_name_what_to_allow_once(
+    make_agent: MakeAgent, make_server: Callable[..., NatsServer], tmp_path: Path, bucket_name: str
+):
+    users = 'authorization { users = [ {user: u, password: p, permissions: { publish: {deny: ["$O.>"]}}} ] }'
+    server = make_server(config_extra=users)
+    (tmp_path / "password").write_text("p")
+    agent = make_agent(nats={"servers": [server.url], "user": "u", "password_file": str(tmp_path / "password")})
+    write_tree(agent.directory(), {"a": b"1", "b": b"2", "empty": b""})
+
+    result = agent.sync(exit=5)
+
+    assert result["state"] == "partial"
+    chunks, metas = f"$O.{bucket_name}.C.*", f"$O.{bucket_name}.M.>"
+    for path, subject in {"a": chunks, "b": chunks, "empty": metas}.items():
+        assert f"{path}: this user may not publish to {subject}; add the subject" in "\n".join(result["errors"])
+    assert result["stderr"].count(f"may not publish to {chunks}") == 1
 
 
 def test_a_bucket_made_anew_under_a_running_agent_deletes_nothing_and_is_taken_when_approved(
