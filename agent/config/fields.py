@@ -114,6 +114,29 @@ def not_a_choice(value: object, words: Iterable[str]) -> str:
     return f"expected {one_of(words)}, got {described(value)}{guess}"
 
 
+def command_of(value: object) -> str | tuple[str, ...]:
+    """A command: text for the shell, or a list of arguments that is run as it is."""
+    if not isinstance(value, list | tuple):
+        return text_of(value)
+    if not value:
+        raise ValueError('a command has at least its program: ["systemctl", "reload", "app"]')
+    return (text_of(value[0]), *(text_of(item, empty=True) for item in value[1:]))
+
+
+Command = Annotated[
+    str | tuple[str, ...],
+    BeforeValidator(command_of),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "minItems": 1, "items": {"type": "string"}},
+            ]
+        }
+    ),
+]
+
+
 # ---- durations, sizes, shares
 
 

@@ -258,8 +258,10 @@ class Subscription(Section):
     trusted_publishers: tuple[t.PublicKey, ...] = option(
         (), "Public nkeys; when given, unsigned or foreign snapshots are refused."
     )
-    before: tuple[t.Text, ...] = option((), "Shell commands; a failing one keeps the old snapshot current.")
-    after: tuple[t.Text, ...] = option((), "Shell commands to run when the new snapshot is current.")
+    before: tuple[f.Command, ...] = option(
+        (), "Commands, text for the shell or lists of arguments; a failing one keeps the old snapshot current."
+    )
+    after: tuple[f.Command, ...] = option((), "Commands to run when the new snapshot is current.")
     webhook: t.WebhookUrl | None = option(None, "http(s) address that gets a POST after a change.")
 
     def __repr_args__(self) -> Any:

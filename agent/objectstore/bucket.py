@@ -240,9 +240,10 @@ class Bucket:
         """Write the object to a file: whole and verified, or not at all."""
         return await files.get_file(self, source, path, follow_links=follow_links)
 
-    def follow(self, *, after: int = 0, created: str | None = None) -> Follower:
-        """Every change of a meta behind the revision `after`; 0: first the newest of each name. See `follow.follow`."""
-        return follow.follow(self, after=after, created=created)
+    def follow(self, *, name: str | None = None, after: int = 0, created: str | None = None) -> Follower:
+        """Every change of a meta behind the revision `after`; 0: first the newest of each name. name: of one object
+        only. See `follow.follow`."""
+        return follow.follow(self, name=name, after=after, created=created)
 
     # -- metas ------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
     follow(bucket)                      the newest meta of each name, then changes
     follow(bucket, after=cursor, ...)   what changed since then
+    follow(bucket, name=...)            the same, of one object only
 
 Batches of up to a thousand metas while catching up, and whatever has arrived, at once, afterwards. `caught_up` is on
 the batch with which everything that was there at the start has been given: it comes exactly once, also for an empty
@@ -34,7 +35,7 @@ from agent.objectstore.answers import RawMessage, status_of
 from agent.objectstore.consumer import Consumer, Place, Signal, left_of_pull, place_of
 from agent.objectstore.meta import ObjectInfo, decode, salvaged_nuid
 from agent.objectstore.put import uninterrupted
-from agent.objectstore.subjects import all_metas, name_of
+from agent.objectstore.subjects import all_metas, meta_subject, name_of
 
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
@@ -84,9 +85,16 @@ class Follower(AsyncIterator[Batch]):
     """Iterate, and close in the end (`async with`, or aclose()). A cancelled wait loses nothing."""
 
     def __init__(
-        self, bucket: Bucket, *, after: int = 0, created: str | None = None, heartbeat: float = HEARTBEAT
+        self,
+        bucket: Bucket,
+        *,
+        name: str | None = None,
+        after: int = 0,
+        created: str | None = None,
+        heartbeat: float = HEARTBEAT,
     ) -> None:
         self._bucket = bucket
+        self._subject = all_metas(bucket.name) if name is None else meta_subject(bucket.name, name)
         self._publisher = bucket.connection.publisher
         self._last = after
         self._created = created
@@ -225,7 +233,7 @@ class Follower(AsyncIterator[Batch]):
         given = [meta.revision for meta in taken.metas]
         last = taken.last_seq if given or taken.caught_up else None
         try:
-            found = await gaps.left_out(self._bucket, max(self._given, self._listed), given, last)
+            found = await gaps.left_out(self._bucket, self._subject, max(self._given, self._listed), given, last)
             if found:
                 await self._look_at_stream()  # another stream of that name may have answered
         except (StoreUnavailableError, BucketNotFoundError):
@@ -343,7 +351,7 @@ class Follower(AsyncIterator[Batch]):
 
     async def _create(self) -> None:
         last_seq = await self._look_at_stream()
-        consumer = Consumer(self._bucket, all_metas(self._bucket.name))
+        consumer = Consumer(self._bucket, self._subject)
         self._consumer = consumer
         self._newest_only = not self._last and not self.restarts
         self._listed = last_seq if self._newest_only else min(self._listed, self._last)
@@ -396,10 +404,18 @@ class Follower(AsyncIterator[Batch]):
             await consumer.delete()
 
 
-def follow(bucket: Bucket, *, after: int = 0, created: str | None = None, heartbeat: float = HEARTBEAT) -> Follower:
+def follow(
+    bucket: Bucket,
+    *,
+    name: str | None = None,
+    after: int = 0,
+    created: str | None = None,
+    heartbeat: float = HEARTBEAT,
+) -> Follower:
     """Every change of the bucket's metas behind the sequence `after`; 0: first the newest meta of each name.
 
+    name: of this object only; the server sends nothing of the others.
     created: the identity that the stream must have (`Bucket.created` when the cursor was kept); None takes what is
     there. The Follower raises BucketReplacedError when it has another, or ends before `after`; BucketNotFoundError.
     """
-    return Follower(bucket, after=after, created=created, heartbeat=heartbeat)
+    return Follower(bucket, name=name, after=after, created=created, heartbeat=heartbeat)

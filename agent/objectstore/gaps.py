@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from agent.errors import JetsyncError
 from agent.objectstore import commit
 from agent.objectstore.commit import Stored
-from agent.objectstore.subjects import all_metas
 
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
@@ -40,8 +39,8 @@ def possible(bucket: Bucket) -> bool:
     return version < FIXED or (bool(bucket.connection.domain) and version <= _UNKNOWN)
 
 
-async def left_out(bucket: Bucket, after: int, given: Sequence[int], last: int | None) -> list[Stored]:
-    """The metas behind the sequence `after`, up to `last` (None: the end), that aren't at the sequences `given`.
+async def left_out(bucket: Bucket, subject: str, after: int, given: Sequence[int], last: int | None) -> list[Stored]:
+    """The metas on `subject` (one, or all) behind the sequence `after`, up to `last` (None: the end), that aren't at the sequences `given`.
 
     In the stream's order. ENOUGH or more: there may be others behind the last of them.
 
@@ -52,26 +51,28 @@ async def left_out(bucket: Bucket, after: int, given: Sequence[int], last: int |
     spaces = [(start, end) for start, end in zip(starts, ends, strict=True) if end is None or start < end]
     found: list[Stored] = []
     for first in range(0, len(spaces), _AT_ONCE):
-        for part in await _read_all(bucket, spaces[first : first + _AT_ONCE]):
+        for part in await _read_all(bucket, subject, spaces[first : first + _AT_ONCE]):
             found += part
             if len(found) >= ENOUGH:
                 return found
     return found
 
 
-async def _read_all(bucket: Bucket, spaces: list[tuple[int, int | None]]) -> list[list[Stored]]:
+async def _read_all(bucket: Bucket, subject: str, spaces: list[tuple[int, int | None]]) -> list[list[Stored]]:
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_read(bucket, *space), name="look for metas left out") for space in spaces]
+            tasks = [
+                group.create_task(_read(bucket, subject, *space), name="look for metas left out") for space in spaces
+            ]
     except* JetsyncError as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
 
-async def _read(bucket: Bucket, start: int, end: int | None) -> list[Stored]:
+async def _read(bucket: Bucket, subject: str, start: int, end: int | None) -> list[Stored]:
     found: list[Stored] = []
     while len(found) < ENOUGH and (end is None or start < end):
-        stored = await commit.following(bucket, all_metas(bucket.name), start)
+        stored = await commit.following(bucket, subject, start)
         if stored is None or (end is not None and stored.revision > end):
             break
         found.append(stored)

@@ -239,6 +239,14 @@ def test_equal_configurations_are_equal_however_they_are_written():
             '3:76: subscriptions[0].before: expected a list, got the text "x"; write ["x"]',
         ),
         (
+            "subscriptions: [{name: s, repository: r, channel: c, directory: d, before: [x, []]}]",
+            "subscriptions[0].before[1]: a command has at least its program",
+        ),
+        (
+            "subscriptions: [{name: s, repository: r, channel: c, directory: d, after: [[sleep, 5]]}]",
+            "subscriptions[0].after[0]: expected text, got the number 5; put it in quotes",
+        ),
+        (
             f"publications: [{{name: p, directory: d, repository: {'r' * 222}, channel: c}}]",
             "is too long: 222 characters, 221 are allowed",
         ),
@@ -253,6 +261,14 @@ def test_a_wrong_value_is_told_with_its_place(text: str, problem: str):
 
     assert problem in found
     assert found.startswith("3:")
+
+
+def test_a_command_is_text_for_the_shell_or_a_list_of_arguments():
+    text = "subscriptions: [{name: s, repository: r, channel: c, directory: d, before: [a b, [./x, '', '$${A}']]}]"
+    (subscription,) = loads(HEAD + text, base=Path("/etc/x")).subscriptions
+
+    assert subscription.before == ("a b", ("./x", "", "${A}"))
+    assert subscription.model_dump(mode="json")["before"] == ["a b", ["./x", "", "${A}"]]
 
 
 @pytest.mark.parametrize(

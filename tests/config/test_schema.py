@@ -191,6 +191,8 @@ VALUES: list[tuple[str, Any]] = [
     ("subscriptions.0.trusted_publishers", ["x"]),
     ("subscriptions.0.before", "x"),
     ("subscriptions.0.before", ["x"]),
+    ("subscriptions.0.before", [["x", ""], "y"]),
+    ("subscriptions.0.after", [[]]),
     ("subscriptions.0.webhook", "https://h"),
     ("subscriptions.0.webhook", "h"),
 ]

@@ -345,3 +345,27 @@ async def test_a_write_while_catching_up_hides_nothing(bucket: Bucket):
 
 def consumers_of(server: NatsServer, bucket: Bucket) -> set[tuple[str, str]]:
     return {consumer for consumer in server.consumers() if consumer[0] == bucket.stream}
+
+
+async def test_one_name_can_be_followed_alone(bucket: Bucket):
+    for name in ("channel", "other", "channel"):
+        await bucket.put(name, name.encode())
+    async with bucket.follow(name="channel") as follower:
+        batches = await until_caught_up(follower)
+        assert names(batches) == ["channel"]
+
+        await bucket.put("another", b"x")
+        await bucket.put("other", b"y")
+        info = await bucket.put("channel", b"new")
+        assert (await next_meta(follower)).revision == info.revision
+        await bucket.delete("channel")
+        message = await next_meta(follower)
+        assert message.info is not None and message.info.deleted
+
+
+async def test_a_name_that_nobody_has_written_yet_can_be_followed(bucket: Bucket):
+    await bucket.put("other", b"x")
+    async with bucket.follow(name="channel") as follower:
+        assert names(await until_caught_up(follower)) == []
+        info = await bucket.put("channel", b"new")
+        assert (await next_meta(follower)).revision == info.revision
