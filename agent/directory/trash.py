@@ -25,6 +25,7 @@ from typing import NamedTuple
 from agent.directory import faults
 from agent.directory.dirfd import Beneath
 from agent.directory.own import TRASH, OwnPlace
+from agent.directory.removal import remove_tree
 from agent.directory.space import Room, Space
 from agent.errors import StaleError
 
@@ -121,7 +122,7 @@ class Trash:
         expired = [batch for batch, began in _batches(top.fd) if began + max(self.keep, _BATCH_SECONDS) < now]
         for batch in expired:
             self._end_batch(batch)
-            _remove(top, batch)
+            remove_tree(top, batch)
         return len(expired)
 
     def trim(self, room: Room, *, now: bool = False) -> int:
@@ -143,7 +144,7 @@ class Trash:
             if not (held - gained > most or room.free + gained < room.floor or (now and not gained)):
                 break
             self._end_batch(batch)
-            _remove(top, batch)
+            remove_tree(top, batch)
             gained += sizes[batch]
             self._sizes.pop(batch, None)
         return gained
@@ -267,35 +268,3 @@ def _files_below(top: Beneath, batch: str) -> Iterator[tuple[str, os.stat_result
             continue
         finally:
             os.close(fd)
-
-
-def _remove(top: Beneath, batch: str) -> None:
-    """Remove a batch with all it has. What can't be removed stays for the next time."""
-    todo = [(batch, False)]
-    while todo:
-        directory, emptied = todo.pop()
-        try:
-            if emptied:
-                with top.parent(directory) as (fd, name):
-                    os.rmdir(name, dir_fd=fd)
-                continue
-            todo.append((directory, True))
-            fd = top.open_directory(directory)
-        except OSError:
-            continue
-        try:
-            for entry in os.listdir(fd):
-                todo.extend([(f"{directory}/{entry}", False)] if not _unlinked(fd, entry) else [])
-        finally:
-            os.close(fd)
-
-
-def _unlinked(fd: int, name: str) -> bool:
-    """Whether `name` is dealt with; False for a directory."""
-    try:
-        os.unlink(name, dir_fd=fd)
-    except IsADirectoryError:
-        return False
-    except OSError:
-        pass  # not ours, or gone
-    return True

@@ -40,7 +40,8 @@ def possible(bucket: Bucket) -> bool:
 
 
 async def left_out(bucket: Bucket, subject: str, after: int, given: Sequence[int], last: int | None) -> list[Stored]:
-    """The metas on `subject` (one, or all) behind the sequence `after`, up to `last` (None: the end), that aren't at the sequences `given`.
+    """The metas on `subject` (one, or all) behind the sequence `after`, up to `last` (None: the end), not at
+    the sequences `given`.
 
     In the stream's order. ENOUGH or more: there may be others behind the last of them.
 

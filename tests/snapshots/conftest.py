@@ -3,6 +3,9 @@
 connection       to the session's server
 make_publisher   makes publications of one directory (or another) into one repository, each with a state of its own
 publisher        one of them, with a few files in its directory
+maker            makes snapshots by hand, wrong ones too
+make_subscriber  makes subscribers, each with a directory and a state of its own
+subscriber       one of them
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from agent.objectstore import Buckets, BucketSpec, Connection, Endpoint
 from agent.sync.db import Db
 from tests.support.publisher import Publisher, write
 from tests.support.server import NatsServer
+from tests.support.snapshots import Maker, Subscriber
 
 
 @pytest.fixture
@@ -47,3 +51,21 @@ async def publisher(make_publisher: Callable[..., Any]) -> Publisher:
     made: Publisher = await make_publisher()
     write(made.directory, {"a": b"one", "deep/b": b"two", "deep/c": b"one", "empty": b""})
     return made
+
+
+@pytest.fixture
+def maker(connection: Connection, bucket_name: str) -> Maker:
+    return Maker(connection, bucket_name)
+
+
+@pytest.fixture
+def make_subscriber(connection: Connection, bucket_name: str, tmp_path: Path) -> Callable[..., Subscriber]:
+    def make(name: str = "live", **options: Any) -> Subscriber:
+        return Subscriber(connection, bucket_name, tmp_path / name, tmp_path / f"{name}.db", options)
+
+    return make
+
+
+@pytest.fixture
+def subscriber(make_subscriber: Callable[..., Subscriber]) -> Subscriber:
+    return make_subscriber()
