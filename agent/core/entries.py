@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Mode(StrEnum):
@@ -148,6 +149,12 @@ class Local:
     side: Entry | Obstacle
     signature: Signature | None = None
     racy: bool = False
+
+
+# A local side as a plain tuple, which is all that a scan needs of most paths, a million of them included:
+# (path, kind, size, mtime_ns, ctime_ns, inode, mode, racy). kind: SIGHTED_FILE for a file with content, else another.
+Sighting = tuple[str, int, int, int, int, int, int, int]
+SIGHTED_FILE: Final = 1
 
 
 class Gone(StrEnum):

@@ -78,6 +78,11 @@ class Filters:
         base = names.conflict_base(name)
         return names.was_cut(path) or self._judge(here, names.conflict_base(path), base, directory=False)
 
+    def takes_plain(self, directory: str) -> bool:
+        """Whether every file of the directory is inside whose name is ASCII and doesn't begin with a dot."""
+        here = self._directory(directory)
+        return not here.pruned and not here.rules and not self._include.globs
+
     def prunes(self, directory: str) -> bool:
         """Whether nothing below the directory (no trailing slash) can be inside: there is no need to enter it."""
         here = self._directory(directory)

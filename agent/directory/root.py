@@ -15,7 +15,7 @@ so that a name never becomes durable before the bytes it stands for, and the cal
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,7 +32,7 @@ from agent.directory.options import DirectoryOptions
 from agent.directory.own import OwnPlace
 from agent.directory.partial import Partial, Partials
 from agent.directory.read import OpenFile, Reader
-from agent.directory.scan import Scan
+from agent.directory.scan import Known, Scan
 from agent.directory.space import Space
 from agent.directory.stage import Staged, Staging, Whole
 from agent.directory.syscalls import Capabilities
@@ -150,7 +150,7 @@ class Directory:
 
     def scan(
         self,
-        known: Iterator[tuple[str, Local]],
+        known: Known,
         filters: Filters,
         *,
         below: str = "",
@@ -158,7 +158,7 @@ class Directory:
     ) -> Scan:
         """Walk the tree (or what is below a directory, without trailing slash) and yield the differences to `known`.
 
-        known: path and local side in bytewise order of the path, restricted to `below`. See `scan.Scan`.
+        See `scan.Scan`.
         """
         return Scan(self._looker, known, filters, below=below, stop=stop)
 

@@ -3,7 +3,8 @@
 Both sides come in bytewise order of the path: the disk because the names of each directory are sorted (a directory as
 `name/`, so that "a.txt" < "a/b" < "a0"; code point order of str is byte order of UTF-8), the known side because the
 caller reads it from an index. So one pass of comparisons finds what is new, different or gone, and the memory needed is
-the names of one directory for each level of the tree.
+the names of one directory for each level of the tree. The known side comes as plain tuples, and nearly every path is a
+file that is what its tuple says; for the others the whole local side is asked for.
 
 What is not said matters most: nothing below a directory that can't be read, that lies on another file system, or whose
 .jetsyncignore can't be read is ever "gone"; and nothing is gone after a scan that was stopped. A known path that the
@@ -20,9 +21,9 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Literal, Protocol
 
-from agent.core.entries import Entry, Kind, Local, Obstacle, Reason
+from agent.core.entries import SIGHTED_FILE, Entry, Kind, Local, Obstacle, Reason, Sighting
 from agent.core.filters import Filters
 from agent.directory import faults
 from agent.directory.follow import DanglingError, OutsideError
@@ -56,6 +57,16 @@ class Hint:
     obstacle: Obstacle | None = None
 
 
+class Known(Protocol):
+    """What is known of the local side."""
+
+    def local_signatures(self, below: str = "", /) -> Iterator[Sighting]:
+        """What isn't absent below a directory (without trailing slash), in bytewise order of the path."""
+
+    def local_side(self, path: str, /) -> Local | None:
+        """The local side of one path."""
+
+
 class Scan:
     """An iterator of hints; when it has ended, what the walk came to.
 
@@ -69,7 +80,7 @@ class Scan:
     def __init__(
         self,
         looker: Looker,
-        known: Iterator[tuple[str, Local]],
+        known: Known,
         filters: Filters,
         *,
         below: str = "",
@@ -87,10 +98,12 @@ class Scan:
         self._empty_directories = looker.options.empty_directories
         self._prefix = f"{below.rstrip('/')}/" if below.rstrip("/") else ""
         self._stop = stop
+        self._side = known.local_side
+        sightings = known.local_signatures(below.rstrip("/"))
         # What isn't below would all seem to be gone; so it isn't left to the caller alone.
-        self._known = (one for one in known if one[0].startswith(self._prefix)) if self._prefix else known
+        self._known = (one for one in sightings if one[0].startswith(self._prefix)) if self._prefix else sightings
         self._path: str | None = None  # the next known path; None = no more
-        self._local: Local | None = None
+        self._sighting: Sighting | None = None  # of it
         self._ignore_files = set(filters.ignore_files)
         self._torn = False  # a directory was moved away under the walk
         self._hints = self._walk()
@@ -130,37 +143,38 @@ class Scan:
         "" = only up to the next question whether to stop; None = the directory is done.
         """
         prefix, fd, follow, limit = level.prefix, level.fd, self._follow, self._limit
-        allows = self.filters.allows
+        allows, plain = self.filters.allows, self.filters.takes_plain(prefix[:-1])
         name = None
         for name in islice(level.names, _STRIDE):
             if name[-1] == "/":
                 return name
             path = prefix + name
-            local = None
+            seen = None
             if self._path is not None and self._path <= path:
                 if self._path < path:
                     yield from self._gone_until(path)
                 if self._path == path:
-                    local = self._local
+                    seen = self._sighting
                     self._advance()
-            if not allows(path):
-                if local is not None:
+            if not (plain and name[0] != "." and name.isascii()) and not allows(path):
+                if seen is not None:
                     yield Hint(path, "excluded")
                 continue
             if "\\" in name:
-                yield from self._problem(path, local, _NOT_UTF8 if name in level.odd else problem_of_name(name, path))
+                odd = _NOT_UTF8 if name in level.odd else problem_of_name(name, path)
+                yield from self._problem(path, self._local(seen), odd)
                 continue
             try:
                 status = self._followed(path) if follow else os.stat(name, dir_fd=fd, follow_symlinks=False)
             except (OSError, OutsideError, DanglingError) as exc:
-                yield from self._unknown(path, local, exc)
+                yield from self._unknown(path, self._local(seen), exc)
                 continue
             if status.st_mode & _FORMAT == _REGULAR and status.st_size <= limit:
                 self.files += 1
                 self.bytes += status.st_size
-                if local is not None and _unchanged(local, status):
+                if seen is not None and (_is_sighted(seen, status) or _unchanged(self._side(path), status)):
                     continue
-            yield from self._differing(path, name, fd, status, local)
+            yield from self._differing(path, name, fd, status, self._local(seen))
         return None if name is None else ""
 
     def _differing(self, path: str, name: str, fd: int, status: os.stat_result, local: Local | None) -> Iterator[Hint]:
@@ -220,10 +234,7 @@ class Scan:
             yield from self._pass_over(levels.pop().prefix, excluded=False)
 
     def _empty_directory(self, prefix: str) -> Iterator[Hint]:
-        local = None
-        if self._path == prefix:
-            local = self._local
-            self._advance()
+        local = self._take(prefix)
         if local is None or local.side != _DIRECTORY_ENTRY:
             yield Hint(prefix, "look")
 
@@ -272,7 +283,18 @@ class Scan:
     # ---- the known side ----
 
     def _advance(self) -> None:
-        self._path, self._local = next(self._known, (None, None))
+        self._sighting = sighting = next(self._known, None)
+        self._path = None if sighting is None else sighting[0]
+
+    def _local(self, sighting: Sighting | None) -> Local | None:
+        return None if sighting is None else self._side(sighting[0])
+
+    def _take(self, path: str) -> Local | None:
+        """The local side of a path, when it is the next one that is known; it is passed by then."""
+        if self._path != path:
+            return None
+        self._advance()
+        return self._side(path)
 
     def _gone_until(self, limit: str | None) -> Iterator[Hint]:
         """Known paths before `limit` (None = all that are left): the walk has passed the place where they would be."""
@@ -299,11 +321,7 @@ class Scan:
             yield Hint(path, "problem", obstacle)
 
     def _directory_problem(self, prefix: str, obstacle: Obstacle) -> Iterator[Hint]:
-        local = None
-        if self._path == prefix:
-            local = self._local
-            self._advance()
-        yield from self._problem(prefix, local, obstacle)
+        yield from self._problem(prefix, self._take(prefix), obstacle)
         yield from self._pass_over(prefix, excluded=False)
 
     def _unknown(self, path: str, local: Local | None, exc: Exception) -> Iterator[Hint]:
@@ -323,11 +341,26 @@ class Scan:
             os.close(fd)
 
 
-def _unchanged(local: Local, status: os.stat_result) -> bool:
-    """Whether a regular file is the one known: same signature, and nothing to doubt about it."""
-    signature = local.signature
+def _is_sighted(sighting: Sighting, status: os.stat_result) -> bool:
+    """Whether a regular file is the one that was sighted, as far as the plain tuple says."""
+    _, kind, size, mtime_ns, ctime_ns, inode, mode, racy = sighting
     return (
-        signature is not None
+        mtime_ns == status.st_mtime_ns
+        and ctime_ns == status.st_ctime_ns
+        and inode == status.st_ino
+        and size == status.st_size
+        and mode == status.st_mode & 0o7777
+        and kind == SIGHTED_FILE  # a link's inode may have come back as this file's
+        and not racy
+    )
+
+
+def _unchanged(local: Local | None, status: os.stat_result) -> bool:
+    """The same by the whole local side, which has times of any size."""
+    signature = local.signature if local is not None else None
+    return (
+        local is not None
+        and signature is not None
         and signature.mtime_ns == status.st_mtime_ns
         and signature.ctime_ns == status.st_ctime_ns
         and signature.inode == status.st_ino
@@ -335,5 +368,5 @@ def _unchanged(local: Local, status: os.stat_result) -> bool:
         and signature.mode == status.st_mode & 0o7777
         and not local.racy
         and isinstance(local.side, Entry)
-        and local.side.kind is Kind.FILE  # a link's inode may have come back as this file's
+        and local.side.kind is Kind.FILE
     )

@@ -118,7 +118,7 @@ class DirectoryTree:
     def _walk(self, directory: Directory) -> _Seen:
         """In a thread: what differs from the rows."""
         with self._db.reader() as reader:
-            scan = directory.scan(reader.local_sides(), self._filters)
+            scan = directory.scan(reader, self._filters)
             seen = _Seen(self._filters)
             for hint in scan:
                 if hint.obstacle is not None:

@@ -16,14 +16,13 @@ from agent.state.counts import Counts
 from agent.state.journal import JournalEntry
 from agent.state.lock import StateLock, lock, lock_for_reading
 from agent.state.names import OtherName
-from agent.state.reader import Sighting, StateReader
+from agent.state.reader import StateReader
 from agent.state.store import StateStore
 
 __all__ = [
     "Counts",
     "JournalEntry",
     "OtherName",
-    "Sighting",
     "StateLock",
     "StateReader",
     "StateStore",

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from agent.core.entries import Local, Obstacle, Reason, Row
+from agent.core.entries import Local, Obstacle, Reason, Row, Sighting
 from agent.core.names import copy_prefix, is_conflict_copy, is_copy_of, parents_of
 from agent.state import counts as counting
 from agent.state import journal, names
@@ -33,8 +33,6 @@ _PAGE = 2048
 # Rows below one path that `clashes` gives back: the planner only needs to know that there are some.
 _FEW_CLASHES = 4
 
-# (path, kind, size, mtime_ns, ctime_ns, inode, mode, racy); kind is FILE, LINK, DIRECTORY or OBSTACLE of state.rows.
-Sighting = tuple[str, int, int, int, int, int, int, int]
 _SIGHTINGS = "SELECT path, l_kind, s_size, s_mtime, s_ctime, s_inode, s_mode, flags & 1 FROM paths"
 _INODE = 5
 # SQLite, which knows nothing of how few rows a partial index has, is told where to look.
@@ -167,13 +165,18 @@ class StateReader:
         """The path and local side of every path that isn't absent locally. About 150,000/s; see local_signatures."""
         return map(decode_local, self._pages(LOCAL_SELECT, below, "AND l_kind > 0"))
 
+    def local_side(self, path: str) -> Local | None:
+        """The local side of one path; None when it is absent locally."""
+        found = self._db.one(f"{LOCAL_SELECT} WHERE path = ? AND l_kind > 0", (path,))
+        return decode_local(found)[1] if found else None
+
     def local_files(self, after: str, limit: int) -> list[tuple[str, Local]]:
         """Up to `limit` paths, by path, from behind `after` on, that are files locally; with their local sides."""
         found = self._db.all(f"{LOCAL_SELECT} WHERE path > ? AND l_kind = {FILE} ORDER BY path LIMIT ?", (after, limit))
         return [decode_local(columns) for columns in found]
 
     def local_signatures(self, below: str = "") -> Iterator[Sighting]:
-        """What a scan needs to know of the same paths, as plain tuples, several times as fast.
+        """What a scan needs to know of the same paths, as plain tuples, several times as fast. kind: as in state.rows.
 
         A local side without signature has inode 0 and mode 0, which no file has. Times before 1677 and after 2262 are
         given as the nearest time that fits 64 bits, and so differ from what lstat says.

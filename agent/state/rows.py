@@ -20,7 +20,7 @@ from typing import Any
 
 from agent.core.entries import Ancestor, Entry, Gone, Kind, Local, Obstacle, Reason, Remote, Row, Signature, Verdict
 
-ABSENT, FILE, LINK, DIRECTORY, OBSTACLE = range(5)  # the kinds, as stored
+ABSENT, FILE, LINK, DIRECTORY, OBSTACLE = range(5)  # the kinds, as stored; FILE is entries.SIGHTED_FILE
 
 # Bits of `flags`. Executable is 2 bits: 0 unknown, 1 no, 2 yes.
 RACY = 1

@@ -265,7 +265,7 @@ class LocalSide:
     def _walk(self, below: str) -> Scan:
         """In a thread: merge the directory with the rows and pass on what differs."""
         with self._db.reader() as reader:
-            scan = self._directory.scan(reader.local_sides(below), self.filters, below=below, stop=lambda: self._stop)
+            scan = self._directory.scan(reader, self.filters, below=below, stop=lambda: self._stop)
             paths: list[str] = []
             excluded: list[str] = []
             problems: list[tuple[str, Obstacle]] = []

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 
-from agent.core.entries import Entry, Kind, Local
+from agent.core.entries import Entry, Kind, Local, Sighting, Signature
 from agent.core.filters import Filters
 from agent.directory import Applied, Directory
 
@@ -90,9 +91,27 @@ def staged_left(root: Path) -> list[str]:
     return os.listdir(staging) if staging.exists() else []
 
 
+class Known:
+    """What a scan is to compare with, from pairs."""
+
+    def __init__(self, sides: Iterable[tuple[str, Local]] = ()) -> None:
+        self.sides = dict(sides)
+
+    def local_signatures(self, below: str = "") -> Iterator[Sighting]:
+        for path, local in self.sides.items():
+            if below and not path.startswith(below + "/"):
+                continue
+            file = isinstance(local.side, Entry) and local.side.kind is Kind.FILE
+            signature = local.signature or Signature(0, 0, 0, 0, 0)
+            yield (path, 1 if file else 2, *astuple(signature), local.racy)
+
+    def local_side(self, path: str) -> Local | None:
+        return self.sides.get(path)
+
+
 def known_of(directory: Directory, hints: Iterable[str] | None = None) -> list[tuple[str, Local]]:
     """What a caller would know after having taken in a whole scan: every path with its local side, not racy."""
-    paths = hints if hints is not None else [hint.path for hint in directory.scan(iter(()), EVERYTHING_IN)]
+    paths = hints if hints is not None else [hint.path for hint in directory.scan(Known(), EVERYTHING_IN)]
     known = []
     for path in sorted(paths, key=str.encode):
         local = read(directory, path)
@@ -104,7 +123,7 @@ def hints_of(
     directory: Directory, known: Iterable[tuple[str, Local]] = (), filters: Filters = EVERYTHING_IN, *, below: str = ""
 ) -> list[tuple[str, str]]:
     """Hints as pairs (path, kind, or the reason of a problem)."""
-    scan = directory.scan(iter(known), filters, below=below)
+    scan = directory.scan(Known(known), filters, below=below)
     return [(hint.path, hint.obstacle.reason if hint.obstacle else hint.kind) for hint in scan]
 
 

@@ -208,7 +208,7 @@ for can in POORER:
         assert secret.side.reason is Reason.UNREADABLE
         assert secret.signature == directory.look("open/secret").signature
         assert hints_of(directory, [("closed/", Local(Obstacle(Reason.UNREADABLE)))], below="closed") == []
-        scan = directory.scan(iter(root_uid_known), Filters(), below="closed/b")
+        scan = directory.scan(Known(root_uid_known), Filters(), below="closed/b")
         assert [hint.path for hint in scan] == ["closed/b/"]
         plain = read(directory, "open/plain")
         for change in (
@@ -267,7 +267,7 @@ with Directory.open(root) as directory:
     for call in (
         lambda: directory.look("a/file"),
         lambda: directory.read("a/file"),
-        lambda: list(directory.scan(iter(()), Filters())),
+        lambda: list(directory.scan(Known(), Filters())),
         lambda: directory.delete("a/file", local),
     ):
         assert refused(call)[0] == "ShortageError", refused(call)

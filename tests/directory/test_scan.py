@@ -13,7 +13,7 @@ from agent.core.entries import Entry, Kind, Local, Obstacle, Reason
 from agent.core.filters import Filters
 from agent.directory import Directory, DirectoryOptions
 from agent.errors import RootError
-from tests.directory.disk import EVERYTHING_IN, hints_of, known_of, put, read, write
+from tests.directory.disk import EVERYTHING_IN, Known, hints_of, known_of, put, read, write
 
 FILE = Local(Entry(Kind.FILE, b"d" * 32, 1, False, 0))
 
@@ -36,7 +36,7 @@ def test_a_second_scan_yields_nothing(root: Path, any_directory: Directory) -> N
     (root / "outside").symlink_to("/etc")
     os.mkfifo(root / "fifo")
 
-    scan = any_directory.scan(iter(known_of(any_directory)), EVERYTHING_IN)
+    scan = any_directory.scan(Known(known_of(any_directory)), EVERYTHING_IN)
 
     assert list(scan) == []
     assert scan.complete
@@ -135,7 +135,7 @@ def test_ignore_files_count_from_where_they_are_and_travel(root: Path, any_direc
     known = known_of(any_directory)
     write(root / "a/.jetsyncignore", "*.log\nsecret/\n")
 
-    scan = any_directory.scan(iter(known), EVERYTHING_IN)
+    scan = any_directory.scan(Known(known), EVERYTHING_IN)
     assert [(hint.path, hint.kind) for hint in scan] == [
         ("a/.jetsyncignore", "look"),
         ("a/b/x.log", "excluded"),
@@ -145,7 +145,7 @@ def test_ignore_files_count_from_where_they_are_and_travel(root: Path, any_direc
     assert dict(scan.filters.ignore_files) == {"a": "*.log\nsecret/\n"}
 
     (root / "a/.jetsyncignore").unlink()
-    again = any_directory.scan(iter(known), scan.filters)
+    again = any_directory.scan(Known(known), scan.filters)
     assert list(again) == []
     assert dict(again.filters.ignore_files) == {}
 
@@ -255,7 +255,7 @@ def test_a_stopped_scan_says_nothing_is_gone(root: Path, directory: Directory) -
     known = [(f"{number}/gone", FILE) for number in range(10)]
     questions = iter([False] * 5)
 
-    scan = directory.scan(iter(known), EVERYTHING_IN, stop=lambda: next(questions, True))
+    scan = directory.scan(Known(known), EVERYTHING_IN, stop=lambda: next(questions, True))
 
     assert len([hint for hint in scan if hint.kind == "gone"]) < 5
     assert not scan.complete
@@ -272,7 +272,7 @@ def test_a_root_that_is_gone_ends_the_scan_before_anything_is_gone(root: Path, d
 
 def test_a_root_that_vanishes_during_the_scan_is_noticed(root: Path, directory: Directory) -> None:
     write(root / "a/file")
-    scan = directory.scan(iter([("z", FILE)]), EVERYTHING_IN)
+    scan = directory.scan(Known([("z", FILE)]), EVERYTHING_IN)
     hints = iter(scan)
     assert next(hints).path == "a/file"
     root.rename(root.parent / "moved")
@@ -294,7 +294,7 @@ def test_deep_trees_need_few_descriptors(root: Path, any_directory: Directory) -
         most = max(most, len(os.listdir("/proc/self/fd")) - before)
         return False
 
-    scan = any_directory.scan(iter(()), EVERYTHING_IN, stop=count)
+    scan = any_directory.scan(Known(), EVERYTHING_IN, stop=count)
 
     assert [hint.path for hint in scan] == [f"{path}/deep", "d/d/zz"]
     assert scan.complete
@@ -306,7 +306,7 @@ def test_a_directory_moved_away_under_the_scan_has_nothing_gone(root: Path, dire
     path = "/".join("d" * 60)
     write(root / path / "deep")
     known = [("d/d/zz", FILE), ("e", FILE)]
-    scan = directory.scan(iter(known), EVERYTHING_IN)
+    scan = directory.scan(Known(known), EVERYTHING_IN)
     hints = iter(scan)
     assert next(hints).path == f"{path}/deep"
     (root / "d").rename(root.parent / "moved")

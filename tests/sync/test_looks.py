@@ -12,6 +12,7 @@ from agent.core.filters import Filters
 from agent.directory import Directory, signature_of
 from agent.errors import StaleError
 from agent.sync.looks import survey
+from tests.directory.disk import Known
 
 
 def test_an_unchanged_file_costs_no_reading(tmp_path: Path):
@@ -46,7 +47,7 @@ def test_a_link_that_became_a_file_with_its_inode_is_read(tmp_path: Path):
 def test_a_link_that_became_a_file_with_its_inode_is_hinted_by_a_scan(tmp_path: Path):
     known = as_if_a_link_had_had_its_inode(tmp_path)
     with Directory.open(tmp_path) as directory:
-        hints = list(directory.scan(iter([("a", known)]), Filters([], [])))
+        hints = list(directory.scan(Known([("a", known)]), Filters([], [])))
 
     assert [(hint.path, hint.kind) for hint in hints] == [("a", "look")]
 
