@@ -40,5 +40,5 @@ def bench(place: Place, options: argparse.Namespace) -> list[Report]:
     report.longer((WORK, "jetsync"), (WORK, "find"), most=5)
     peak = max(measure.rss or 0 for measure in report.figures[WORK, "jetsync"])
     report.value("peak RSS", peak / 2**20, "MiB", most=300)
-    report.value("sent by the server for it", max(sent) / 1024, "KiB")
+    report.value("sent by the server for it", max(sent) / 1024, "KiB", most=64)
     return [report]

@@ -10,57 +10,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import sys
 import threading
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from benchmarks.clients import tell
+from benchmarks.support.line import Line
 
 CHUNK = 512 << 10
 WINDOW = (16 << 20) // CHUNK
 BATCH = (8 << 20) // CHUNK
-INBOX = "_INBOX.limit"
-
-
-class Line:
-    """A connection that has said CONNECT and subscribed to its inbox."""
-
-    def __init__(self, url: str) -> None:
-        address = urlsplit(url)
-        assert address.hostname is not None
-        self.socket = socket.create_connection((address.hostname, address.port or 4222))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.reader = self.socket.makefile("rb", buffering=1 << 20)
-        self.lock = threading.Lock()
-        self.buffer = bytearray(2 << 20)
-        self.reader.readline()
-        options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "name": "limit"}
-        self.socket.sendall(f"CONNECT {json.dumps(options)}\r\nSUB {INBOX}.* 1\r\n".encode())
-
-    def publish(self, subject: str, reply: str, payload: bytes) -> None:
-        with self.lock:
-            self.socket.sendall(f"PUB {subject} {INBOX}.{reply} {len(payload)}\r\n".encode())
-            self.socket.sendall(payload)
-            self.socket.sendall(b"\r\n")
-
-    def next(self) -> memoryview:
-        """Headers and data of the next message, valid until the following one is read."""
-        while True:
-            words = self.reader.readline().split()
-            if not words:
-                sys.exit("the server has closed the connection")
-            if words[0] in (b"MSG", b"HMSG"):
-                view = memoryview(self.buffer)[: int(words[-1]) + 2]
-                self.reader.readinto(view)  # type: ignore[attr-defined]
-                return view
-            if words[0] == b"PING":
-                with self.lock:
-                    self.socket.sendall(b"PONG\r\n")
-            elif words[0] == b"-ERR":
-                sys.exit(str(words))
 
 
 def put(line: Line, bucket: str, size: int) -> None:

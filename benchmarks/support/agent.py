@@ -45,8 +45,14 @@ class Agent:
 
     def sync(self) -> Measure:
         """`jetsync sync`, as one command."""
+        return self._command("sync")
+
+    def make_bucket(self) -> None:
+        self._command("bucket", "apply")
+
+    def _command(self, *words: str) -> Measure:
         self._write(False)
-        return run([COMMAND, "-c", self.config_file, "sync"]).measure
+        return run([COMMAND, "-c", self.config_file, *words]).measure
 
     def run(self) -> Running:
         """`jetsync run`; use it as a context manager."""

@@ -27,7 +27,8 @@ class Place:
         self.folder = Path()
 
     def __enter__(self) -> Self:
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job begins with it ignored
+            signal.signal(number, _interrupt)
         self.folder = Path(tempfile.mkdtemp(prefix="jetsync-bench-", dir=self._parent))
         self._stack.callback(_remove, self.folder)
         return self
