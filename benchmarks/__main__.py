@@ -48,8 +48,7 @@ def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
     common.add_argument("--quick", action="store_true", help="small sizes and few rounds")
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="benchmark", required=True)
-    every = commands.add_parser("all", parents=[common], help="all of them, in their quick form")
-    every.set_defaults(quick=True)
+    commands.add_parser("all", parents=[common], help="all of them, in their quick form")
     for name, module in modules.items():
         story = module.__doc__ or ""
         command = commands.add_parser(
@@ -66,7 +65,7 @@ def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
 def _fill_in(module: ModuleType, options: argparse.Namespace) -> None:
     """What wasn't given on the command line is as the benchmark has it; with `all`, anew for each."""
     everything = options.benchmark == "all"
-    for name, value in (module.QUICK if options.quick else module.DEFAULTS).items():
+    for name, value in (module.QUICK if options.quick or everything else module.DEFAULTS).items():
         if everything or getattr(options, name, None) is None:
             setattr(options, name, value)
 

@@ -43,10 +43,7 @@ def prepared(place: Place, options: argparse.Namespace, files: int, **mapping: A
     folder = (options.cache or place.folder / "prepared").absolute() / f"{files}-files"
     made = folder / "made"
     if not made.exists():
-        began = time.perf_counter()
-        shutil.rmtree(folder, ignore_errors=True)
-        trees.make(folder / "tree", files, SIZE, per_directory=PER_DIRECTORY)
-        print(f"  ({files:,} files were made in {time.perf_counter() - began:.0f} s)", flush=True)
+        _tree(folder, files)
     with NatsServer(folder / "server") as server:
         agent = Agent(folder / "home", server.url, BUCKET, folder / "tree", **mapping)
         if not made.exists():
@@ -54,6 +51,18 @@ def prepared(place: Place, options: argparse.Namespace, files: int, **mapping: A
             made.touch()
         agent.sync()
         yield Prepared(files, folder / "tree", server, agent)
+
+
+def _tree(folder: Path, files: int) -> None:
+    """The tree alone. It stays when what comes next is interrupted: on some disks removing a million files is slow."""
+    made = folder / "tree-made"
+    for left in ("server", "home", "tree/.jetsync", *([] if made.exists() else ["tree"])):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    if not made.exists():
+        began = time.perf_counter()
+        trees.make(folder / "tree", files, SIZE, per_directory=PER_DIRECTORY)
+        print(f"  ({files:,} files were made in {time.perf_counter() - began:.0f} s)", flush=True)
+        made.touch()
 
 
 def _fill(server: NatsServer, agent: Agent) -> None:

@@ -41,8 +41,15 @@ class Report:
         self.notes.append(text)
 
     def faster(self, ours: Pair, than: Pair, *, least: float | None = None) -> None:
-        """How many times as fast as `than` it is, by rate where both have an amount; to reach: at least `least`."""
+        """How many times as fast as `than` it is, by rate where both have an amount; to reach: at least `least`. Also
+        told is the ratio of the CPU time, servers included, which other work on the machine hardly changes."""
         self._ratio("times as fast as", ours, than, least=least)
+        mine, theirs = (_work(self.figures.get(pair, [])) for pair in (ours, than))
+        if mine and theirs:
+            amounts = self._amount(ours[0]) / self._amount(than[0])
+            self.value(
+                f"{ours[0]}: CPU time of {_other(ours, than)} against that of {ours[1]}", theirs / mine * amounts, "x"
+            )
 
     def longer(self, ours: Pair, than: Pair, *, most: float | None = None) -> None:
         """How many times as long as `than` it takes; to reach: at most `most`."""
@@ -68,8 +75,7 @@ class Report:
             longer = mine.seconds / max(theirs.seconds, 1e-9)
             amounts = self._amount(ours[0]) / self._amount(than[0])
             ratios.append(amounts / longer if by_rate else longer)
-        other = than[1] if than[0] == ours[0] else f"{than[0]}, {than[1]}"
-        self.value(f"{ours[0]}: {ours[1]} {words} {other}", median(ratios), "x", least=least, most=most)
+        self.value(f"{ours[0]}: {ours[1]} {words} {_other(ours, than)}", median(ratios), "x", least=least, most=most)
 
     def _amount(self, work: str) -> float:
         return self.amounts.get(work, (1.0, ""))[0]
@@ -128,6 +134,16 @@ class Report:
                 file.write(json.dumps({**about, **line}) + "\n")
             for value in self.values:
                 file.write(json.dumps({**about, **value}) + "\n")
+
+
+def _other(ours: Pair, than: Pair) -> str:
+    return than[1] if than[0] == ours[0] else f"{than[0]}, {than[1]}"
+
+
+def _work(measures: list[Measure]) -> float:
+    """The median of the CPU seconds of client and server together; 0 when not known."""
+    known = [measure.cpu + (measure.server or 0.0) for measure in measures if measure.cpu is not None]
+    return median(known) if known else 0.0
 
 
 def _within(value: float, least: float | None, most: float | None) -> bool:
