@@ -15,6 +15,8 @@ from agent.objectstore.put import put, uninterrupted
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
 
+_WRITE_BACK = 8 << 20
+
 
 async def put_bytes(bucket: Bucket, name: str, data: bytes, **options: Any) -> ObjectInfo:
     """Store bytes. Options and errors as put()."""
@@ -58,8 +60,9 @@ async def get_file(
     try:
         try:
             async with Reader(bucket, source, follow_links=follow_links) as reader:
+                begun = 0
                 async for group in reader.groups():
-                    await uninterrupted(asyncio.to_thread(_write_all, file, group))
+                    begun = await uninterrupted(asyncio.to_thread(_write_all, file, group, begun))
                 info = reader.info
             await uninterrupted(asyncio.to_thread(os.fsync, file.fileno()))
         finally:
@@ -72,11 +75,18 @@ async def get_file(
     return info
 
 
-def _write_all(file: BinaryIO, blocks: list[bytes]) -> None:
+def _write_all(file: BinaryIO, blocks: list[bytes], begun: int) -> int:
+    """Append; what is before `begun` is on its way to the device already. Returns how far that is true now."""
     for block in blocks:
         view = memoryview(block)
         while view:
             view = view[file.write(view) :]
+    written = file.tell()
+    if written - begun < _WRITE_BACK:
+        return begun
+    # The kernel begins to write what is dirty of a range that nobody needs in memory: fsync has less to wait for.
+    os.posix_fadvise(file.fileno(), begun, written - begun, os.POSIX_FADV_DONTNEED)
+    return written
 
 
 def _sync_directory(directory: Path) -> None:
