@@ -54,6 +54,7 @@ _MASK = Mask(
 _IS_DIRECTORY = int(InotifyConstants.IN_ISDIR)
 _APPEARED = int(InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO)
 _VANISHED = int(InotifyConstants.IN_DELETE | InotifyConstants.IN_MOVED_FROM)
+_MOVED_OUT = int(InotifyConstants.IN_MOVED_FROM)
 _REMOVED = int(InotifyConstants.IN_DELETE)
 _ATTRIBUTES = int(InotifyConstants.IN_ATTRIB)
 
@@ -198,7 +199,8 @@ class InotifyTree(WatchCallback):
         elif mask & (_VANISHED | _APPEARED):
             self._forget_tree(path)
         was_forbidden = self._permit(path)
-        if mask & _APPEARED or (mask & _ATTRIBUTES and was_forbidden):
+        # When two directories change places (RENAME_EXCHANGE), "came" is told before "went": something is there still.
+        if mask & (_APPEARED | _MOVED_OUT) or (mask & _ATTRIBUTES and was_forbidden):
             self._watch_tree(path)
         self._on_hint(path + "/")
 

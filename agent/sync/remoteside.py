@@ -166,7 +166,9 @@ class RemoteSide:
 
     async def _absorb(self, batch: Batch) -> None:
         live = self.caught_up
-        suspects = await self.store(batch.metas, cursor=batch.last_seq, look_for_renames=live)
+        # What was renamed while we were away shows in the count of names; what is being renamed right now doesn't.
+        recent = live or batch.caught_up
+        suspects = await self.store(batch.metas, cursor=batch.last_seq, look_for_renames=recent)
         self.last_seq = max(self.last_seq, batch.last_seq)
         if not live:
             self._progress()
@@ -325,6 +327,7 @@ def _store(
 ) -> list[str]:
     suspects: dict[str, str] = {}
     changed: dict[str, Row] = {}
+    latest: dict[str, str] = {}  # nuid -> the path that has it by this batch, which no row in the store tells yet
     with store.transaction(durable=False):
         rows = store.rows([item[0] for item in placed if not isinstance(item, Outsider)])
         for item in placed:
@@ -339,6 +342,10 @@ def _store(
                 names = store.find_nuid(remote.nuid)
                 others = (name[len(prefix) :] for name in names if name.startswith(prefix) and name != prefix + path)
                 suspects |= dict.fromkeys(others, remote.nuid)
+                if latest.get(remote.nuid, path) != path:
+                    suspects[latest[remote.nuid]] = remote.nuid
+            if remote.nuid:
+                latest[remote.nuid] = path
             rows[path] = changed[path] = replace(row, remote=remote)
         store.put(changed.values(), dirty=True)
         if cursor is not None:

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.directory import HintBuffer, Watcher
+from agent.directory import HintBuffer, Watcher, syscalls
 from agent.directory.watch import WatchMode
 from agent.errors import RootError
 from tests.directory.disk import REPOSITORY, wait_for, write
+
+
+def exchange(one: Path, other: Path) -> None:
+    syscalls.renameat2(syscalls.AT_FDCWD, str(one), syscalls.AT_FDCWD, str(other), syscalls.RENAME_EXCHANGE)
 
 
 class Watched:
@@ -101,6 +105,21 @@ def test_directories_that_appear_are_hinted_and_watched(root: Path, watch: Calla
     watched.expect("tree/")
     write(root / "tree/x/y/file")
     watched.expect("tree/x/y/file")
+
+
+def test_a_directory_that_changes_places_with_another_is_watched(root: Path, watch: Callable[..., Watched]) -> None:
+    write(root / "a/b/file")
+    write(root / "z/y/file")
+    write(root.parent / "out/c/file")
+    watched = watch()
+
+    exchange(root / "a", root.parent / "out")
+    exchange(root / "a", root / "z")
+    write(root / "last")
+    watched.expect("last")
+    write(root / "a/y/file")
+    write(root / "z/c/file")
+    watched.expect("a/", "z/", "a/y/file", "z/c/file")
 
 
 def test_directories_that_move_are_watched_under_their_new_name(root: Path, watch: Callable[..., Watched]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.conftest import MakeAgent
 from tests.support.agent import digests, eventually, files, read_tree, write_tree
@@ -41,6 +44,36 @@ def test_a_file_that_another_client_renames_step_by_step_is_renamed_here_too(
 
         eventually(lambda: read_tree(agent.directory()) == files({"new": b"content"}))
     assert stock.contents(bucket) == {"new": b"content"}
+
+
+@pytest.mark.parametrize("when", ["at the start", "in one batch"])
+def test_a_file_that_another_client_is_renaming_is_renamed_here_when_that_ends(
+    make_agent: MakeAgent, stock: Stock, bucket: str, when: str
+):
+    """Both metas come at once, and the purge of the old one, which no message tells, after that."""
+    agent = make_agent()
+    agent.sync()
+    stock.put(bucket, "kept", b"kept")
+    running = None
+    try:
+        if when == "in one batch":
+            running = agent.run()
+            eventually(lambda: "kept" in read_tree(agent.directory()))
+            running.signal(signal.SIGSTOP)
+        stock.put(bucket, "old", b"content")
+        moved = stock.meta(bucket, "old")
+        assert moved is not None
+        stock.publish_meta(bucket, "new", {**moved.payload, "name": "new"})
+        if running is None:
+            running = agent.run()
+        else:
+            running.signal(signal.SIGCONT)
+        eventually(lambda: read_tree(agent.directory()).keys() == {"kept", "old", "new"})
+        stock.api(f"STREAM.PURGE.OBJ_{bucket}", {"filter": meta_subject(bucket, "old")})
+        eventually(lambda: read_tree(agent.directory()).keys() == {"kept", "new"}, timeout=30)
+    finally:
+        if running is not None:
+            running.kill()
 
 
 def test_an_object_that_vanished_while_the_connection_was_cut_is_missed_when_it_is_back(
