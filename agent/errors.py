@@ -30,6 +30,7 @@
     ├── SnapshotError                a snapshot as a whole
     │   ├── ManifestError            the manifest isn't one, or lies; nothing of it is used
     │   ├── ChannelError             the channel leads nowhere, or its record isn't to be trusted
+    │   │   └── NoChannelError       nothing has been published there yet
     │   ├── RefusedError             a command said no, or something of a user's is in the way: the old one stays
     │   └── LostRaceError            somebody else moved the channel meanwhile
     ├── HaltError                    3: a mapping stopped for safety until a person approves, or the cause goes away
@@ -227,6 +228,10 @@ class ManifestError(SnapshotError):
 
 
 class ChannelError(SnapshotError):
+    pass
+
+
+class NoChannelError(ChannelError):
     pass
 
 

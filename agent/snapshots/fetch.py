@@ -30,6 +30,7 @@ from agent.errors import (
     ChunksError,
     DigestError,
     LinkError,
+    NoChannelError,
     ObjectNotFoundError,
     RevisionError,
     SnapshotError,
@@ -69,7 +70,7 @@ async def wanted(repository: Repository, config: Subscription, accepted: Accepte
     name = config.channel or ""
     channel = await repository.channel(name)
     if channel is None:
-        raise ChannelError(
+        raise NoChannelError(
             f"repository {repository.name!r} has no channel {name!r}",
             remedy=f"publish something there, or see which there are: jetsync snapshot list {repository.name}",
         )

@@ -79,7 +79,8 @@ class Installing:
         """Seconds until an old version may be removed."""
 
     async def run(self, repository: Repository, *, check: bool) -> None:
-        """Have what the subscription wants be current. check: see that the current version is as it was installed.
+        """Have what the subscription wants be current. check: see that the current version is as it was installed, and
+        not only that it is there.
 
         :raises SnapshotError: it can't be had, or isn't to be had; the one before is current
         :raises JetsyncError: the disk or the server doesn't do what it has to
@@ -87,7 +88,7 @@ class Installing:
         await self._threads(self._versions.check_root)
         current = self._report.id = self._report.previous = await self._threads(self._versions.current)
         what = await wanted(repository, self._config, await self._accepted())
-        if what.snapshot != current or (check and await self._is_damaged(current)):
+        if what.snapshot != current or await self._is_damaged(current, thoroughly=check):
             await self._provide(what, repository, current)
         if what.snapshot != current:
             await self._before(what, current)
@@ -108,8 +109,12 @@ class Installing:
             await self._after()
             await self._clean(current)
 
-    async def _is_damaged(self, current: str) -> bool:
-        damage = await self._threads(self._versions.damage, current, stop=self._threads.stopped)
+    async def _is_damaged(self, current: str, *, thoroughly: bool) -> bool:
+        if thoroughly:
+            damage = await self._threads(self._versions.damage, current, stop=self._threads.stopped)
+        else:
+            there = await self._threads(self._versions.exists, current)
+            damage = "" if there else f"{self._versions.path_of(current)} is gone"
         if damage:
             self._log.warning("version_damaged", detail=damage, remedy="it is installed again")
         return bool(damage)

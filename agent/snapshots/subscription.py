@@ -24,14 +24,14 @@ from agent.directory import Versions
 from agent.errors import (
     ConnectError,
     JetsyncError,
-    LostRaceError,
+    NoChannelError,
     RefusedError,
     RootError,
     SnapshotError,
     SpaceError,
     StoreUnavailableError,
 )
-from agent.objectstore import Bucket
+from agent.objectstore import Bucket, uninterrupted
 from agent.observe.logging import Once, get_logger
 from agent.observe.reasons import reason_of
 from agent.observe.status import LastError, SnapshotStatus, State
@@ -122,7 +122,7 @@ class Subscription:
                     async with asyncio.timeout(pause):
                         await self._poked.wait()
         finally:
-            await self._close()
+            await uninterrupted(self._close())
 
     async def _look(self) -> float:
         """One attempt; gives the seconds until the next, unless somebody pokes."""
@@ -211,17 +211,18 @@ class Subscription:
     async def _attempt(self, report: SnapshotReport) -> None:
         db = self._db
         assert db is not None
-        versions = await self._directory()
+        threads = Threads()
+        versions = await self._directory(threads)
         installing = Installing(
             self.config,
             versions,
             db,
             folder=self._folder,
             report=report,
-            threads=Threads(),
+            threads=threads,
             on_progress=self._on_progress,
         )
-        await self._tell_foreign(versions)
+        await self._tell_foreign(versions, threads)
         try:
             try:
                 bucket = await self._repository(db)
@@ -237,18 +238,23 @@ class Subscription:
             self.bytes_down += report.bytes_down
             self.bytes_reused += report.bytes_reused
 
-    async def _directory(self) -> Versions:
+    async def _directory(self, threads: Threads) -> Versions:
         """The directory, opened; anew when another one has come into its place."""
         if self._versions is not None:
             try:
-                await asyncio.to_thread(self._versions.check_root)
+                await threads(self._versions.check_root)
             except RootError:
                 versions, self._versions = self._versions, None
-                await asyncio.to_thread(versions.close)
+                await threads(versions.close)
         if self._versions is None:
             self._checked = False
-            self._versions = await asyncio.to_thread(Versions.open, self.config.directory)
+            await threads(self._open_versions)
+        assert self._versions is not None
         return self._versions
+
+    def _open_versions(self) -> None:
+        """Whatever becomes of the one who waits for this, `_close` finds what was opened."""
+        self._versions = Versions.open(self.config.directory)
 
     async def _repository(self, db: Db) -> Bucket:
         """:raises ConnectError, BucketNotFoundError, NotABucketError, StoreUnavailableError"""
@@ -258,9 +264,9 @@ class Subscription:
         await db(lambda store: store.kv_set("bucket_seen", "1"))
         return opened.bucket
 
-    async def _tell_foreign(self, versions: Versions) -> None:
+    async def _tell_foreign(self, versions: Versions, threads: Threads) -> None:
         """What isn't ours in the directory is left alone, and told once."""
-        found = await asyncio.to_thread(versions.foreign)
+        found = await threads(versions.foreign)
         self._foreign = tuple(found[:_FOREIGN_SHOWN])
         if found and self._once.news("foreign", tuple(found)):
             self._log.warning(
@@ -296,7 +302,7 @@ class Subscription:
         if report.changed:
             self._count(report)
         self.failed += 1
-        self.unverified += isinstance(error, SnapshotError) and not isinstance(error, RefusedError | LostRaceError)
+        self.unverified += isinstance(error, SnapshotError) and not isinstance(error, RefusedError | NoChannelError)
         self._tell(error, State.RETRYING if _waits(error) else State.FAILED)
 
     def _count(self, report: SnapshotReport) -> None:

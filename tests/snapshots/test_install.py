@@ -179,7 +179,7 @@ async def test_a_mirror_of_repository_and_snapshot_is_as_good(
     subscriber.repository = mirror
     repository = (await Buckets(connection).bind(mirror)).name
     assert repository == mirror
-    await _until_mirrored(connection, mirror, name_of(b"two"))
+    await _until_mirrored(connection, mirror, name_of(b"two"), manifests.channel_name("stable"))
 
     report = await subscriber.install()
 
@@ -187,16 +187,41 @@ async def test_a_mirror_of_repository_and_snapshot_is_as_good(
     assert (subscriber.directory / "current/deep/down/b").read_bytes() == b"two"
 
 
-async def _until_mirrored(connection: Connection, mirror: str, name: str) -> None:
+async def _until_mirrored(connection: Connection, mirror: str, *names: str) -> None:
     bucket = await Buckets(connection).bind(mirror)
     async with asyncio.timeout(20):
-        for wanted in (name, manifests.channel_name("stable")):
+        for wanted in names:
             while True:
                 try:
                     await bucket.info(wanted)
                     break
                 except ObjectNotFoundError:
                     await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("lacks", ["nothing", "an object"])
+async def test_a_mirror_of_the_snapshots_bucket_needs_no_seal_but_must_be_complete(
+    maker: Maker, subscriber: Subscriber, connection: Connection, lacks: str
+):
+    """As another JetStream domain has it: under the snapshot's name, and a mirror."""
+    identity = await maker.make(TREE, copies=True, objects={"deep/down/b": None} if lacks == "an object" else None)
+    buckets, name = Buckets(connection), manifests.bucket_of(maker.repository, identity)
+    origin, elsewhere = await buckets.bind(name), await buckets.create(f"{maker.repository}-elsewhere")
+    for info in await origin.list():
+        if info.link is not None:
+            await elsewhere.add_link(info.name, info.link)
+        else:
+            await elsewhere.put_bytes(info.name, await origin.get_bytes(info))
+    await buckets.delete(name)
+    await buckets.create(name, BucketSpec(mirror=Mirror(bucket=elsewhere.name)))
+    await _until_mirrored(connection, name, *(info.name for info in await elsewhere.list()))
+
+    if lacks == "nothing":
+        assert (await subscriber.install()).id == identity
+        assert (subscriber.directory / "current/latest").read_bytes() == b"two"
+    else:
+        with pytest.raises(SnapshotError, match="'deep/down/b' has no object"):
+            await subscriber.install()
 
 
 # -- what stands in the way --------------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from agent.directory import oldversions
+from agent.directory import Versions, oldversions
 from agent.errors import ConnectError
 from agent.objectstore import Connection, Endpoint
 from agent.observe.status import State
@@ -82,7 +85,7 @@ async def test_a_channel_that_comes_later_is_waited_for(maker: Maker, subscriber
     await maker.opened()
     async with running(make(subscriber)) as subscription:
         await until(lambda: subscription.failed > 0)
-        assert "no channel 'stable'" in subscription.status().sentence
+        assert "no channel 'stable'" in subscription.status().sentence and not subscription.unverified
         identity = await maker.make({"a": b"one"})
         await until(lambda: subscriber.current == identity)
 
@@ -110,6 +113,27 @@ async def test_whoever_asks_is_told_when_the_agent_stops_meanwhile(maker: Maker,
 
     assert (await asked).errors == ["the agent stops; ask again when it runs"]
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_directory_is_free_again_whenever_it_is_stopped(
+    maker: Maker, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+):
+    identity = await maker.make({"a": b"one"})
+    opening = threading.Event()
+
+    def slowly(path: Path, real: Callable[[Path], Versions] = Versions.open) -> Versions:
+        opening.set()
+        time.sleep(0.3)
+        return real(path)
+
+    monkeypatch.setattr(Versions, "open", slowly)
+    task = asyncio.create_task(make(subscriber).run())
+    await until(opening.is_set)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    monkeypatch.undo()
+
+    assert (await subscriber.install()).id == identity
 
 
 async def test_who_does_not_follow_installs_only_when_asked(maker: Maker, subscriber: Subscriber):
@@ -225,6 +249,57 @@ async def test_a_directory_that_was_replaced_is_installed_in_anew(maker: Maker, 
         await subscription.converge()
 
         assert (subscriber.directory / "current/a").read_bytes() == b"one"
+
+
+async def test_a_version_that_somebody_removes_is_installed_again(maker: Maker, subscriber: Subscriber):
+    identity = await maker.make({"a": b"one"})
+    async with running(make(subscriber)) as subscription:
+        await until(lambda: subscriber.current == identity)
+        await subscription.converge()
+        subscriber.version(identity).rename(subscriber.directory.with_name("away"))
+
+        await subscription.converge()
+
+        assert (subscriber.directory / "current/a").read_bytes() == b"one"
+
+
+async def test_a_reader_that_opens_current_once_sees_one_whole_snapshot(maker: Maker, subscriber: Subscriber):
+    """Promise 10, while one snapshot after the other is installed."""
+    names = [f"d{number % 3}/f{number}" for number in range(12)]
+    passes: list[set[bytes]] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            fd = os.open(subscriber.directory / "current", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                passes.append({_content(fd, name) for name in names})
+            finally:
+                os.close(fd)
+
+    first = await maker.make(dict.fromkeys(names, b"0"))
+    async with running(make(subscriber)):
+        await until(lambda: subscriber.current == first)
+        reading = asyncio.create_task(asyncio.to_thread(read))
+        try:
+            for number in range(1, 16):
+                identity = await maker.make(dict.fromkeys(names, b"%d" % number))
+                if number % 3 == 0:
+                    await until(lambda identity=identity: subscriber.current == identity)  # type: ignore[misc]
+        finally:
+            stop.set()
+            await reading
+
+    assert all(len(seen) == 1 for seen in passes)
+    assert len({frozenset(seen) for seen in passes}) > 3
+
+
+def _content(fd: int, name: str) -> bytes:
+    file = os.open(name, os.O_RDONLY, dir_fd=fd)
+    try:
+        return os.read(file, 100)
+    finally:
+        os.close(file)
 
 
 async def test_ten_subscribers_follow_one_channel(maker: Maker, make_subscriber: Callable[..., Subscriber]):
