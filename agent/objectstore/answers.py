@@ -13,6 +13,7 @@ from typing import Protocol
 
 from agent.errors import UnknownOutcomeError
 from agent.objectstore.errors_map import NotSentError, error_of
+from agent.objectstore.wire import Delivered
 
 _decode_json = json.JSONDecoder().decode
 
@@ -59,6 +60,8 @@ def header_block(headers: Mapping[str, str]) -> bytes:
 
 def status_of(message: RawMessage) -> int:
     """The inline status of a message, 0 when it has none."""
+    if isinstance(message, Delivered):
+        return message.status
     headers = message.headers
     if not headers:
         return 0

@@ -1,7 +1,7 @@
 """One bucket. A thin class: each operation is a function in a module of its own, with the story of its mechanism.
 
     info, list, ..._count, chunk_...     reading        objects, listing, chunks
-    put, put_many, get, follow           data           put, put_many, get, follow, files
+    put, put_many, get, get_many, follow data           put, put_many, get, get_many, follow, files
     update_meta, delete, rename          metas          objects, rename
     add_link, add_bucket_link, resolve   links          links
     status, seal                         the bucket     spec, stores
@@ -25,6 +25,7 @@ from agent.objectstore import (
     files,
     follow,
     get,
+    get_many,
     links,
     listing,
     objects,
@@ -38,6 +39,7 @@ from agent.objectstore import (
 from agent.objectstore.connection import parse_version
 from agent.objectstore.follow import Follower, MetaMessage
 from agent.objectstore.get import Position, Reader
+from agent.objectstore.get_many import Content
 from agent.objectstore.meta import Link, ObjectInfo
 from agent.objectstore.prefix import Prefix
 from agent.objectstore.put_many import Outcome, SmallObject
@@ -227,6 +229,10 @@ class Bucket:
     ) -> Reader:
         """A reader: `async with bucket.get(name) as reader: async for block in reader`. See `get.open_object`."""
         return get.open_object(self, source, follow_links=follow_links, verify=verify, start=start)
+
+    async def get_many(self, infos: Sequence[ObjectInfo]) -> builtins.list[Content]:
+        """The contents of many small objects at once, not verified: see `get_many.get_many`."""
+        return await get_many.get_many(self, infos)
 
     async def get_bytes(self, source: str | ObjectInfo, *, follow_links: bool = True) -> bytes:
         """The whole object in memory, verified."""

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from agent.errors import JetsyncError, ObjectError, StoreUnavailableError, UnknownOutcomeError
-from agent.objectstore import chunks, meta, subjects
+from agent.objectstore import chunks, meta, one_by_one, subjects
 from agent.objectstore.answers import RawMessage, check_taken, header_block
 from agent.objectstore.commit import EXPECTED, parse_ack, recover
 from agent.objectstore.errors_map import NotSentError
@@ -39,9 +39,6 @@ from agent.objectstore.window import ChunkWindow
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
 
-T = TypeVar("T")
-
-_ALONE_AT_ONCE = 64
 _CREATE = header_block({"Nats-Rollup": "sub", EXPECTED: "0"})
 
 
@@ -233,7 +230,7 @@ class _Lot:
             except JetsyncError as error:
                 self._outcomes[place] = error
 
-        await _each(look, unknown)
+        await one_by_one.each(look, unknown)
 
     def _info(self, place: int) -> ObjectInfo:
         item = self._items[place]
@@ -270,7 +267,7 @@ class _Lot:
                 self._outcomes[place] = error
 
         try:
-            await _each(one, self._alone.items())
+            await one_by_one.each(one, self._alone.items())
         except BaseException:
             await uninterrupted(self._purge(list(self._alone)))
             raise
@@ -311,16 +308,3 @@ def _ack_pattern(bucket: Bucket) -> re.Pattern[bytes]:
     domain = bucket.connection.domain
     where = re.escape(bucket.stream) + (rf'", ?"domain":"{re.escape(domain)}' if domain else "")
     return re.compile(rf'\{{"stream":"{where}", ?"seq":(\d{{1,18}})\}}'.encode())
-
-
-async def _each(work: Callable[[int, T], Awaitable[None]], items: Iterable[tuple[int, T]]) -> None:
-    """Run the work for each, some at a time."""
-    places = asyncio.Semaphore(_ALONE_AT_ONCE)
-
-    async def one(place: int, more: T) -> None:
-        async with places:
-            await work(place, more)
-
-    async with asyncio.TaskGroup() as group:
-        for place, more in list(items):
-            group.create_task(one(place, more), name="put one by one")

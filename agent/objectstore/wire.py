@@ -28,6 +28,7 @@ _BUFFER = 1 << 16
 _DIRECT = 1 << 15  # what is missing of a payload is received in place from this size on
 _READ = 1 << 20
 _MAX_LINE = 1 << 20  # an INFO line of a large cluster is long; the server's own control lines have 4096 bytes at most
+_NO_STATUS = b"NATS/1.0\r\n"
 _NO_HEADERS: dict[str, str] = {}
 
 Data = bytes | bytearray
@@ -51,6 +52,14 @@ class Delivered:
         if self._headers is None:
             self._headers = parse_headers(self._block) if self._block else _NO_HEADERS
         return self._headers
+
+    @property
+    def status(self) -> int:
+        """The inline status, 0 when it has none: most have none, and their headers needn't be parsed to see it."""
+        if not self._block or self._block.startswith(_NO_STATUS):
+            return 0
+        text = self.headers.get("Status", "")
+        return int(text) if text.isdigit() else 0
 
 
 def parse_headers(block: bytes) -> dict[str, str]:

@@ -118,6 +118,29 @@ class Executor:
                 group.create_task(one(action, result), name=f"{action.verb.value} {action.row.path}")
         return outcomes
 
+    async def _finished(
+        self,
+        actions: Sequence[Action],
+        results: Sequence[T | JetsyncError],
+        finish: Callable[[Action, T], Outcome],
+        nuids: Mapping[str, str],
+    ) -> list[Outcome]:
+        """The same where nothing is left to wait for but what failures ask for."""
+        outcomes: list[Outcome] = []
+        failed: list[tuple[Action, JetsyncError]] = []
+        for action, result in zip(actions, results, strict=True):
+            if isinstance(result, JetsyncError):
+                failed.append((action, result))
+            else:
+                outcomes.append(finish(action, result))
+
+        async def never(_action: Action, _result: object) -> Outcome:
+            raise AssertionError("unreachable")
+
+        if failed:
+            outcomes += await self._each([one for one, _ in failed], [error for _, error in failed], never, nuids)
+        return outcomes
+
     # -- the remote side -----------------------------------------------------------------------------------------
 
     async def _upload_lot(self, actions: Sequence[Action], nuids: Mapping[str, str]) -> list[Outcome]:
@@ -132,27 +155,22 @@ class Executor:
                 nuid = nuids.get(row.path) or new_nuid()
                 name, metadata = name_of(row.path), metadata_of(entry)
                 objects.append(SmallObject(name, content, entry.digest, nuid, row.revision, metadata))
-        revisions = zip(objects, await self._transfer.put_lot(objects), strict=True)
-        outcomes: list[Outcome] = []
-        failed: list[tuple[Action, JetsyncError]] = []
-        for action, content in zip(actions, contents, strict=True):
-            if not isinstance(content, bytes):
-                failed.append((action, content))
+        stored = zip(objects, await self._transfer.put_lot(objects), strict=True)
+        results: list[tuple[SmallObject, int] | JetsyncError] = []
+        for content in contents:
+            if isinstance(content, JetsyncError):
+                results.append(content)
                 continue
-            sent, revision = next(revisions)
-            if isinstance(revision, JetsyncError):
-                failed.append((action, revision))
-                continue
-            outcome = self._uploaded(action, sent.name, revision, sent.nuid, 1 if content else 0)
+            sent, revision = next(stored)
+            results.append(revision if isinstance(revision, JetsyncError) else (sent, revision))
+
+        def done(action: Action, stored: tuple[SmallObject, int]) -> Outcome:
+            sent, revision = stored
+            outcome = self._uploaded(action, sent.name, revision, sent.nuid, 1 if sent.data else 0)
             outcome.settled_nuids.append(sent.nuid)
-            outcomes.append(outcome)
-        return outcomes + (await self._failed(failed, nuids) if failed else [])
+            return outcome
 
-    async def _failed(self, failed: Sequence[tuple[Action, JetsyncError]], nuids: Mapping[str, str]) -> list[Outcome]:
-        async def never(_action: Action, _result: object) -> Outcome:
-            raise AssertionError("unreachable")
-
-        return await self._each([action for action, _ in failed], [error for _, error in failed], never, nuids)
+        return await self._finished(actions, results, done, nuids)
 
     async def _upload(self, action: Action, nuid: str | None) -> Outcome:
         row, entry = action.row, _wanted(action)
@@ -257,12 +275,12 @@ class Executor:
 
     async def _download_lot(self, actions: Sequence[Action], nuids: Mapping[str, str]) -> list[Outcome]:
         items = [(action.row, _wanted(action), self._object(action.row, _wanted(action))) for action in actions]
-        locals_ = await self._transfer.download_lot(items)
-
-        async def done(action: Action, local: Local) -> Outcome:
-            return self._downloaded(action, local, _wanted(action).size)
-
-        return await self._each(actions, locals_, done, nuids)
+        return await self._finished(
+            actions,
+            await self._transfer.download_lot(items),
+            lambda action, local: self._downloaded(action, local, _wanted(action).size),
+            nuids,
+        )
 
     def _downloaded(self, action: Action, local: Local, fetched: int) -> Outcome:
         row = action.row
@@ -320,11 +338,11 @@ class Executor:
     async def _delete_lot(self, actions: Sequence[Action], nuids: Mapping[str, str]) -> list[Outcome]:
         rows = await asyncio.to_thread(self._transfer.disk.delete, [action.row for action in actions])
 
-        async def done(action: Action, row: Row) -> Outcome:
+        def done(action: Action, row: Row) -> Outcome:
             change = Change(row.path, ancestor=None, local=None, seen=row.revision)
             return Outcome(action, Result.APPLIED, changes=[change])
 
-        return await self._each(actions, rows, done, nuids)
+        return await self._finished(actions, rows, done, nuids)
 
     async def _delete_local(self, action: Action, _nuid: str | None) -> Outcome:
         return only(await self._delete_lot([action], {}))
@@ -333,7 +351,7 @@ class Executor:
         items = [(action.row, action.to, _wanted(action)) for action in actions]
         locals_ = await asyncio.to_thread(self._transfer.disk.move, items)
 
-        async def done(action: Action, local: Local) -> Outcome:
+        def done(action: Action, local: Local) -> Outcome:
             row, to_row = action.row, action.to_row
             assert to_row is not None
             assert to_row.remote is not None
@@ -343,7 +361,7 @@ class Executor:
             ]
             return Outcome(action, Result.APPLIED, changes=moved)
 
-        return await self._each(actions, locals_, done, nuids)
+        return await self._finished(actions, locals_, done, nuids)
 
     async def _move_local(self, action: Action, _nuid: str | None) -> Outcome:
         return only(await self._move_lot([action], {}))

@@ -5,7 +5,7 @@ kind (uploads of small files, downloads of small files, local deletes, local mov
 lot runs through its steps together, but every action keeps its own expectation and its own outcome:
 
     upload      read and verify all in one hop  ->  put each, at once
-    download    fetch each, at once  ->  in one hop: stage all, flush, put all in place, flush
+    download    fetch all at once  ->  in one hop: stage all, flush, put all in place, flush
     delete      in one hop: move all to the trash, flush
     move        in one hop: move all, set their metadata, flush
     rename      in the store: read each, at once  ->  one batch for all; or else each by itself

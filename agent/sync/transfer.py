@@ -152,18 +152,12 @@ class Transfer:
             self._space.check(sum(entry.size for _, entry, _ in items))
         except JetsyncError as error:
             return [error] * len(items)
-        fetched: list[tuple[Row, Entry, bytes] | JetsyncError] = [StaleError("not fetched")] * len(items)
-
-        async def fetch(at: int, row: Row, entry: Entry, info: ObjectInfo) -> None:
-            try:
-                await self._limits.download.take(entry.size)
-                fetched[at] = (row, entry, await self._fetch(self._bucket, info))
-            except JetsyncError as error:
-                fetched[at] = error
-
-        async with asyncio.TaskGroup() as group:
-            for at, item in enumerate(items):
-                group.create_task(fetch(at, *item), name=f"fetch {item[0].path}")
+        fetched: list[tuple[Row, Entry, bytes] | JetsyncError] = []
+        for part in self._limits.download.portions(items, lambda item: item[1].size):
+            await self._limits.download.take(sum([entry.size for _, entry, _ in part]))
+            contents = await self._bucket.get_many([info for _, _, info in part])
+            for (row, entry, _), content in zip(part, contents, strict=True):
+                fetched.append((row, entry, content) if isinstance(content, bytes) else content)
         return await asyncio.to_thread(self.disk.write, fetched)
 
     async def _fetch(self, bucket: Bucket, info: ObjectInfo) -> bytes:
