@@ -13,13 +13,12 @@ from typing import Protocol
 
 from agent.errors import UnknownOutcomeError
 from agent.objectstore.errors_map import NotSentError, error_of
-from agent.objectstore.wire import Delivered
 
 _decode_json = json.JSONDecoder().decode
 
 
 class RawMessage(Protocol):
-    """What we read of a message: nats-py's Msg, or wire.Delivered."""
+    """What we read of a message: wire.Delivered."""
 
     @property
     def subject(self) -> str: ...
@@ -29,6 +28,8 @@ class RawMessage(Protocol):
     def data(self) -> bytes: ...
     @property
     def headers(self) -> dict[str, str] | None: ...
+    @property
+    def status(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -60,13 +61,7 @@ def header_block(headers: Mapping[str, str]) -> bytes:
 
 def status_of(message: RawMessage) -> int:
     """The inline status of a message, 0 when it has none."""
-    if isinstance(message, Delivered):
-        return message.status
-    headers = message.headers
-    if not headers:
-        return 0
-    text = headers.get("Status", "")
-    return int(text) if text.isdigit() else 0
+    return message.status
 
 
 def answer_of(message: RawMessage) -> Answer:

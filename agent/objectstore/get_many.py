@@ -87,4 +87,4 @@ async def _get_part(
             if isinstance(answer, NotAllowedError):
                 contents[place] = answer
         elif len(answer.data) == infos[place].size and not status_of(answer):
-            contents[place] = answer.data
+            contents[place] = bytes(answer.data)  # a copy only of one that came in pieces

@@ -157,7 +157,7 @@ class Transfer:
             await self._limits.download.take(sum([entry.size for _, entry, _ in part]))
             contents = await self._bucket.get_many([info for _, _, info in part])
             for (row, entry, _), content in zip(part, contents, strict=True):
-                fetched.append((row, entry, content) if isinstance(content, bytes) else content)
+                fetched.append(content if isinstance(content, JetsyncError) else (row, entry, content))
         return await asyncio.to_thread(self.disk.write, fetched)
 
     async def _fetch(self, bucket: Bucket, info: ObjectInfo) -> bytes:
