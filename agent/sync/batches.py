@@ -31,7 +31,7 @@ from agent.sync.gates import Direction, Gates, is_disk_full
 from agent.sync.guard import Guard, Stop, losses
 from agent.sync.hints import Absent, Looking
 from agent.sync.local import Spawn, Step
-from agent.sync.outcome import Outcome, Result, merged
+from agent.sync.outcome import Outcome, Result, has_gone, merged
 from agent.sync.planning import (
     Hold,
     is_deletion,
@@ -399,6 +399,8 @@ class Batches:
         with store.transaction():
             self._guard.carried_out(store, outcomes, time.time())
             rows = store.rows([change.path for change in changes])
+            for outcome in outcomes:
+                outcome.vanished += [one.path for one in outcome.changes if has_gone(rows[one.path], one)]
             dirty: dict[str, bool] = {}
             for change in changes:
                 rows[change.path], dirty[change.path] = merged(rows[change.path], change)

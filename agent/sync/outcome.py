@@ -98,6 +98,12 @@ def merged(row: Row, change: Change) -> tuple[Row, bool]:
     return Row(row.path, ancestor, local, remote, Verdict.NONE), dirty
 
 
+def has_gone(row: Row, change: Change) -> bool:
+    """Whether the object that was fetched may be gone by now: there was nothing but it, and its row is empty."""
+    remote = change.remote
+    return row.remote is None and isinstance(remote, Remote) and 0 < remote.revision <= change.seen
+
+
 def _is_newer(row: Row, change: Change) -> bool:
     """Whether the row's remote side is newer than the one that the action saw or made."""
     remote = change.remote

@@ -12,12 +12,14 @@ import pytest
 
 from agent.config.model import Mapping
 from agent.core.entries import Row
+from agent.core.plan import Action, Verb
 from agent.core.reconcile import Rules
 from agent.directory import Directory
 from agent.sync import batches as module
 from agent.sync.batches import Batches
 from agent.sync.db import Db
 from agent.sync.hints import Looking
+from agent.sync.outcome import Change, Outcome, Result
 from tests.support.rows import F1, F2, agreed, local_only, marker, remote_only
 
 
@@ -121,3 +123,26 @@ async def test_rows_that_need_nothing_are_settled_however_many_there_are(
         await planner.next_paths()
 
     assert await planner.db(lambda store: store.dirty_count()) == 0
+
+
+async def test_a_name_that_went_while_it_was_fetched_is_asked_for_again(planner: Planner):
+    """The row had nothing but the object, and was dropped when that was found to be gone; now there is a file."""
+    row, both = remote_only("went"), agreed("went")
+    action = Action(verb=Verb.DOWNLOAD, row=row, reason="test")
+    change = Change("went", ancestor=both.ancestor, local=both.local, remote=row.remote, seen=row.revision)
+    outcome = Outcome(action, Result.APPLIED, changes=[change])
+
+    await planner.db(lambda store: planner.batches._write(store, [outcome]))
+
+    assert outcome.vanished == ["went"]
+
+
+async def test_what_was_fetched_and_is_there_is_not_asked_for_again(planner: Planner):
+    row, both = remote_only("there"), agreed("there")
+    await planner.store(row)
+    change = Change("there", ancestor=both.ancestor, local=both.local, remote=row.remote, seen=row.revision)
+    outcome = Outcome(Action(verb=Verb.DOWNLOAD, row=row, reason="test"), Result.APPLIED, changes=[change])
+
+    await planner.db(lambda store: planner.batches._write(store, [outcome]))
+
+    assert outcome.vanished == []
