@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    # Until a command takes care of it there is nothing to clean up; what counts is the exit code.
+    signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
     try:
         from agent.cli import run
 

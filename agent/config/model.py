@@ -21,7 +21,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from agent.config import fields as f
 from agent.config import texts as t
@@ -301,6 +301,16 @@ class Config(Section):
     mappings: tuple[Mapping, ...] = option((), "Directories kept equal to buckets.")
     publications: tuple[Publication, ...] = option((), "Snapshots that are made.")
     subscriptions: tuple[Subscription, ...] = option((), "Snapshots that are installed.")
+
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+
+    def model_post_init(self, context: Any, /) -> None:
+        self._folder = (context or {}).get("base") or self._folder
+
+    @property
+    def folder(self) -> Path:
+        """Of the file: what paths in it are relative to, and where commands run."""
+        return self._folder
 
     def mapping(self, name: str) -> Mapping | None:
         return next((mapping for mapping in self.mappings if mapping.name == name), None)

@@ -55,10 +55,16 @@ class Items:
         folder = self._config.state_dir / (f"{kind_of(config)}s")
         folder.mkdir(mode=0o700, exist_ok=True)
         state_path = folder / f"{config.name}.db"
-        assert isinstance(config, PublicationConfig)
-        from agent.snapshots.publication import Publication
+        remotes = self._uplink.remotes
+        if isinstance(config, PublicationConfig):
+            from agent.snapshots.publication import Publication
 
-        return Publication(config=config, state_path=state_path, remotes=self._uplink.remotes, follow=follow)
+            return Publication(config=config, state_path=state_path, remotes=remotes, follow=follow)
+        from agent.snapshots.subscription import Subscription
+
+        return Subscription(
+            config=config, folder=self._config.folder, state_path=state_path, remotes=remotes, follow=follow
+        )
 
     async def _guard(self, item: Item) -> None:
         """An unforeseen error in one is logged whole, and it begins again."""
