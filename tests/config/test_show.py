@@ -22,7 +22,8 @@ def config_of(text: str) -> Config:
 def test_it_reads_back_as_the_same_configuration():
     config = load(EXAMPLE, environ={})
 
-    assert loads(effective(config), base=Path("/elsewhere"), environ={}) == config
+    back = loads(effective(config), base=Path("/elsewhere"), environ={})
+    assert back.model_dump() == config.model_dump()  # where commands run is no part of the text
 
 
 def test_it_reads_back_whatever_the_texts_look_like():
