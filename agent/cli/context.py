@@ -89,7 +89,7 @@ def _calm_the_collector() -> None:
     they would all be walked through again and again, which was a sixth of the work of a first sync.
     """
     gc.freeze()
-    gc.set_threshold(20_000, 10, 10)
+    gc.set_threshold(50_000, 10, 10)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,6 +119,28 @@ class Looker:
         except PathError as exc:
             return self._look_at_odd(path, Obstacle(Reason(exc.reason), exc.message))
         return self._look(path)
+
+    def signatures(self, paths: Iterable[str]) -> dict[str, Signature | None]:
+        """Of regular files, by one lstat each; None: it can't be told, and a look tells more. Raises nothing."""
+        found: dict[str, Signature | None] = {}
+        opened: dict[str, int] = {}
+        try:
+            for path in paths:
+                directory, _, name = path.rpartition("/")
+                try:
+                    fd = opened.get(directory)
+                    if fd is None:
+                        dirfd.check(path)
+                        fd = opened[directory] = self.tree.open_directory(directory)
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except (OSError, ValueError, PathError):
+                    found[path] = None
+                    continue
+                found[path] = signature_of(status) if stat.S_ISREG(status.st_mode) else None
+        finally:
+            for fd in opened.values():
+                os.close(fd)
+        return found
 
     def _look(self, path: str) -> Look:
         bare = path.removesuffix("/")

@@ -136,6 +136,10 @@ class Directory:
         """One lstat of `path` ("d/" for the entry of an empty directory). Raises SpaceError only."""
         return self._looker.look(path)
 
+    def signatures(self, paths: Iterable[str]) -> dict[str, Signature | None]:
+        """One lstat of each; None for what isn't a file or can't be told: `look` tells more. Raises nothing."""
+        return self._looker.signatures(paths)
+
     def read(self, path: str) -> Local | None:
         """The local side, hashed if a file; None when absent. Changing all the time: Obstacle CHANGING.
 

@@ -10,8 +10,8 @@ without direct gets.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import TYPE_CHECKING
 
 from agent.errors import JetsyncError, NotAllowedError, StoreUnavailableError
@@ -76,7 +76,7 @@ async def _get_part(
     subject = bucket.connection.direct_subject(bucket.stream)
     messages: list[Message] = []
     for place in part:
-        body = json.dumps({"last_by_subj": chunk_subject(bucket.name, infos[place].nuid)})
+        body = f'{{"last_by_subj":{_quoted(chunk_subject(bucket.name, infos[place].nuid))}}}'
         messages.append((subject, body.encode(), b""))
     try:
         answers = await bucket.connection.publisher.send_many(messages, timeout=IDLE).wait()

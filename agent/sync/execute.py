@@ -274,7 +274,8 @@ class Executor:
     # -- the local side ------------------------------------------------------------------------------------------
 
     async def _download_lot(self, actions: Sequence[Action], nuids: Mapping[str, str]) -> list[Outcome]:
-        items = [(action.row, _wanted(action), self._object(action.row, _wanted(action))) for action in actions]
+        scope = self._scope()
+        items = [(action.row, _wanted(action), self._object(action.row, _wanted(action), scope)) for action in actions]
         return await self._finished(
             actions,
             await self._transfer.download_lot(items),
@@ -313,7 +314,7 @@ class Executor:
         """The object to read: as the row knows it, or what the link that leads out of the mapping resolves to."""
         assert row.remote is not None
         if not row.remote.via_link:
-            return self._bucket, self._object(row, entry)
+            return self._bucket, self._object(row, entry, self._scope())
         name = self._scope().name_of(row.path)
         link = await self._bucket.info(name)
         bucket, target = await self._bucket.resolve(link)
@@ -321,13 +322,13 @@ class Executor:
             raise DigestError(f"{name}: the link's target isn't what the link promised", remedy="publish it again")
         return bucket, target
 
-    def _object(self, row: Row, entry: Entry) -> ObjectInfo:
+    def _object(self, row: Row, entry: Entry, scope: Scope) -> ObjectInfo:
         """The row's object, as the row knows it."""
         remote = row.remote
         assert remote is not None
         return ObjectInfo(
             bucket=self._bucket.name,
-            name=self._scope().name_of(row.path),
+            name=scope.name_of(row.path),
             nuid=remote.nuid,
             size=entry.size,
             chunks=remote.chunks,

@@ -69,6 +69,12 @@ class Hints:
             if path not in self._quiet:
                 self._ready[path] = None
 
+    def hasten(self, path: str) -> None:
+        """The hint needs no quiet time any more."""
+        if self._quiet.pop(path, None) is not None:
+            self._first.pop(path, None)
+            self._ready[path] = None
+
     def take(self, now: float, limit: int, busy: Container[str] = frozenset()) -> list[str]:
         """Up to `limit` settled paths that aren't `busy`; they are forgotten here."""
         self._ripen(now)

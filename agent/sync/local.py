@@ -20,14 +20,14 @@ from dataclasses import replace
 from typing import Any
 
 from agent.config.model import Mapping
-from agent.core.entries import Local, Obstacle, Row
+from agent.core.entries import Local, Obstacle, Row, Signature
 from agent.core.filters import Filters
 from agent.directory import Directory, Scan, render
 from agent.observe.meter import Meter
-from agent.state import StateStore
+from agent.state import StateReader, StateStore
 from agent.sync.db import Db
 from agent.sync.hints import Absent, Hints, Looking
-from agent.sync.looks import Survey, other_names, survey
+from agent.sync.looks import Survey, differing, other_names, survey
 from agent.sync.rehash import store_found
 
 # Paths in one look job; small enough that results come early, large enough that thread hops don't matter.
@@ -75,6 +75,7 @@ class LocalSide:
         self.filters = filters
         self.hints = Hints(settle=config.settle, settle_max=config.settle_max)
         self.looking: set[str] = set()
+        self._placed: dict[str, Signature] = {}  # files that we have put in place, and that are hinted
         self._large: set[str] = set()  # of these, the files that are hashed in jobs of their own
         self._hashing = asyncio.Semaphore(LARGE_AT_ONCE)
         # Paths that have no row (names that aren't UTF-8, unreadable directories): what the last scan said of them.
@@ -86,15 +87,23 @@ class LocalSide:
 
     # -- hints ---------------------------------------------------------------------------------------------------
 
-    def hint(self, path: str) -> None:
-        """From the watcher, in the loop: something happened at `path` ("a/" = in that directory, "" = anywhere)."""
-        if path:
-            path = render(path)
-            self.hints.add(path, self._loop.time())
-            if _is_ignore_file(path) and self._visible(path):
+    def hint(self, paths: Iterable[str]) -> None:
+        """From the watcher, in the loop: something happened at each ("a/" = in that directory, "" = anywhere)."""
+        now, add = self._loop.time(), self.hints.add
+        for path in paths:
+            if not path:
+                self.scan()
+                continue
+            shown = render(path)
+            add(shown, now)
+            if shown.endswith(IGNORE_FILE) and _is_ignore_file(shown) and self._visible(shown):
                 self._filters_may_change()
-        else:
-            self.scan()
+
+    def placed(self, path: str, local: Local) -> None:
+        """We have put a file at `path` ourselves: what is hinted of it by now is mostly that."""
+        if path in self.hints and local.signature is not None and not local.racy:
+            self._placed[path] = local.signature
+            self.hints.hasten(path)
 
     def scan(self, below: str = "") -> None:
         """Ask for a scan; "" is the whole directory."""
@@ -191,6 +200,14 @@ class LocalSide:
             return
         self.looking.update(paths)
         self._jobs += not large
+        if self._placed and not large:
+            ours = {path: self._placed.pop(path) for path in paths if path in self._placed}
+            if ours:
+                self._spawn(self._compare(ours), f"compare {self._config.name}")
+                paths = [path for path in paths if path not in ours]
+                if not paths:
+                    return
+                self._jobs += 1
         rows = await self._db(lambda store: store.rows(paths))
         lot = [rows[path] for path in paths]
         self._spawn(self._look(lot, large=large), f"look {self._config.name}")
@@ -199,6 +216,21 @@ class LocalSide:
         async with self._hashing if large else nullcontext():
             found = await asyncio.to_thread(survey, self._directory, rows, large_too=large, stop=lambda: self._stop)
         self._post(lambda: self._looked(rows, found, large))
+
+    async def _compare(self, ours: dict[str, Signature]) -> None:
+        """See that files that we have put in place are as we have left them; those that aren't are looked at."""
+        others = await asyncio.to_thread(differing, self._directory, ours)
+
+        async def compared() -> None:
+            self._jobs -= 1
+            self._looks += 1
+            self.looking.difference_update(ours)
+            for path in ours:
+                self.strays.pop(path, None)
+            for path in others:
+                self.hints.add(path, self._loop.time())
+
+        self._post(compared)
 
     async def rehashed(self, path: str, known: Local, found: Local) -> None:
         """The content isn't what the row says, though the stat is. A step, as all that writes rows."""
@@ -249,38 +281,40 @@ class LocalSide:
     # -- scans ---------------------------------------------------------------------------------------------------
 
     async def _start_scan(self) -> None:
-        below = "" if "" in self._wanted else next(iter(self._wanted))
-        if below:
-            del self._wanted[below]
-        else:
-            self._wanted.clear()
+        """One scan of everything, or of all the directories that wait for theirs."""
+        below = [""] if "" in self._wanted else list(self._wanted)
+        self._wanted.clear()
         self._scanning = True
         asked = self.wanted_scans
         self._spawn(self._scan(below, asked), f"scan {self._config.name}")
 
-    async def _scan(self, below: str, asked: int) -> None:
-        result = await asyncio.to_thread(self._walk, below)
-        self._post(lambda: self._scanned(below, asked, result))
+    async def _scan(self, below: list[str], asked: int) -> None:
+        results = await asyncio.to_thread(self._walk_all, below)
+        self._post(lambda: self._scanned(asked, results))
 
-    def _walk(self, below: str) -> Scan:
-        """In a thread: merge the directory with the rows and pass on what differs."""
+    def _walk_all(self, below: list[str]) -> dict[str, Scan]:
+        """In a thread: with one connection to the state for all of them."""
         with self._db.reader() as reader:
-            scan = self._directory.scan(reader, self.filters, below=below, stop=lambda: self._stop)
-            paths: list[str] = []
-            excluded: list[str] = []
-            problems: list[tuple[str, Obstacle]] = []
-            for hint in scan:
-                if hint.obstacle is not None:
-                    problems.append((hint.path, hint.obstacle))
-                elif hint.kind == "excluded":
-                    excluded.append(hint.path)
-                else:
-                    paths.append(hint.path)
-                if len(paths) >= LOT * 4:
-                    self._pass_on(paths)
-                    paths = []
-            self._pass_on(paths)
-            self._loop.call_soon_threadsafe(self._post, lambda: self._aside(below, problems, excluded))
+            return {directory: self._walk(directory, reader) for directory in below}
+
+    def _walk(self, below: str, reader: StateReader) -> Scan:
+        """Merge the directory with the rows and pass on what differs."""
+        scan = self._directory.scan(reader, self.filters, below=below, stop=lambda: self._stop)
+        paths: list[str] = []
+        excluded: list[str] = []
+        problems: list[tuple[str, Obstacle]] = []
+        for hint in scan:
+            if hint.obstacle is not None:
+                problems.append((hint.path, hint.obstacle))
+            elif hint.kind == "excluded":
+                excluded.append(hint.path)
+            else:
+                paths.append(hint.path)
+            if len(paths) >= LOT * 4:
+                self._pass_on(paths)
+                paths = []
+        self._pass_on(paths)
+        self._loop.call_soon_threadsafe(self._post, lambda: self._aside(below, problems, excluded))
         return scan
 
     def _pass_on(self, paths: list[str]) -> None:
@@ -311,15 +345,17 @@ class LocalSide:
             path: why for path, why in self.strays.items() if inside and not path.startswith(inside)
         } | strays
 
-    async def _scanned(self, below: str, asked: int, result: Scan) -> None:
+    async def _scanned(self, asked: int, results: dict[str, Scan]) -> None:
         self._scanning = False
+        everything = results.get("")
+        if everything is None:
+            return
         self._metrics.full_scan("local")
-        if not below and result.filters is not self.filters:
-            self.filters = result.filters
+        if everything.filters is not self.filters:
+            self.filters = everything.filters
             if self.on_filters:
-                await self.on_filters(result.filters)
-        if not below:
-            self.scanned = max(self.scanned, asked)
+                await self.on_filters(everything.filters)
+        self.scanned = max(self.scanned, asked)
 
 
 def _is_ignore_file(path: str) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agent.core.entries import Entry, Kind, Local, Obstacle, Reason, Row
+from agent.core.entries import Entry, Kind, Local, Obstacle, Reason, Row, Signature
 from agent.directory import Directory
 from agent.state import StateReader
 from agent.state.rows import FILE
@@ -50,6 +50,16 @@ def survey(directory: Directory, rows: Sequence[Row], *, large_too: bool, stop: 
         result.looked.append(row.path)
     directory.check_root()
     return result
+
+
+def differing(directory: Directory, placed: Mapping[str, Signature]) -> list[str]:
+    """Those of the files that we have put in place ourselves that aren't as we have left them.
+
+    :raises RootError: as `survey`
+    """
+    found = directory.signatures(placed)
+    directory.check_root()
+    return [path for path, signature in placed.items() if found[path] != signature]
 
 
 def _look(directory: Directory, row: Row, result: Survey, *, large_too: bool) -> None:

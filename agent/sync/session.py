@@ -369,8 +369,7 @@ class Session:
         self._loop.call_soon_threadsafe(self._take_hints)
 
     def _take_hints(self) -> None:
-        for path in self._buffer.drain():
-            self.local.hint(path)
+        self.local.hint(self._buffer.drain())
         events, overflows = self.watcher.events, self.watcher.overflows
         self._metrics.watch(events - self._seen_events[0], overflows - self._seen_events[1])
         self._seen_events = (events, overflows)
@@ -412,6 +411,9 @@ class Session:
     def _outcomes(self, pass_on: Callable[[list[Outcome]], None]) -> Callable[[list[Outcome]], None]:
         def handle(outcomes: list[Outcome]) -> None:
             for outcome in outcomes:
+                for change in outcome.changes:
+                    if isinstance(change.local, Local) and outcome.bytes_down:
+                        self.local.placed(change.path, change.local)
                 self.local.hints.add_ready(outcome.look)
                 self.remote.suspect(outcome.vanished)
             pass_on(outcomes)

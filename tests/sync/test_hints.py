@@ -57,3 +57,15 @@ def test_next_due_is_the_time_until_the_first_path_settles():
     assert round(hints.next_due(100.1) or 0, 6) == 0.1
     hints.add_ready(["b"])
     assert hints.next_due(100.1) == 0.0
+
+
+def test_a_hint_that_is_hastened_needs_no_quiet_time_and_a_later_one_does():
+    hints = Hints(settle=0.2, settle_max=10)
+    hints.add("ours", 100.0)
+    hints.hasten("ours")
+    hints.hasten("never hinted")
+
+    assert hints.take(100.0, 10) == ["ours"]
+    hints.add("ours", 100.1)
+    assert hints.take(100.2, 10) == []
+    assert hints.take(100.3, 10) == ["ours"]

@@ -11,7 +11,7 @@ from agent.core.entries import Entry, Kind, Local, Row
 from agent.core.filters import Filters
 from agent.directory import Directory, signature_of
 from agent.errors import StaleError
-from agent.sync.looks import survey
+from agent.sync.looks import differing, survey
 from tests.directory.disk import Known
 
 
@@ -58,3 +58,23 @@ def test_a_link_that_became_a_file_with_its_inode_is_not_deleted_as_the_link(tmp
         directory.delete("a", known)
 
     assert (tmp_path / "a").read_bytes() == b"a file now"
+
+
+def test_what_we_have_put_in_place_is_looked_at_only_when_somebody_was_there_since(tmp_path: Path):
+    names = ["d/same", "edited", "replaced", "gone", "link", "moved/away"]
+    (tmp_path / "d").mkdir()
+    (tmp_path / "moved").mkdir()
+    for name in names:
+        (tmp_path / name).write_bytes(b"ours")
+    placed = {name: signature_of((tmp_path / name).lstat()) for name in names}
+    (tmp_path / "edited").write_bytes(b"theirs")
+    (tmp_path / "new").write_bytes(b"ours")
+    (tmp_path / "new").rename(tmp_path / "replaced")
+    (tmp_path / "gone").unlink()
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("d/same")
+    (tmp_path / "moved").rename(tmp_path / "elsewhere")
+    (tmp_path / "moved").symlink_to("elsewhere")
+
+    with Directory.open(tmp_path) as directory:
+        assert differing(directory, placed) == ["edited", "replaced", "gone", "link", "moved/away"]
