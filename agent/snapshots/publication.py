@@ -15,16 +15,15 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from agent.config.model import Publication as PublicationConfig
-from agent.errors import JetsyncError, StoreUnavailableError
+from agent.errors import ConnectError, JetsyncError, StoreUnavailableError
 from agent.objectstore import Bucket
-from agent.observe.logging import Once, get_logger
-from agent.observe.reasons import reason_of
-from agent.observe.status import LastError, SnapshotStatus, State
+from agent.observe.status import SnapshotStatus, State
 from agent.snapshots import changes
 from agent.snapshots.changes import Changes
 from agent.snapshots.publish import Publishing
 from agent.snapshots.report import PUBLICATION, SnapshotReport
 from agent.snapshots.repository import Repository
+from agent.snapshots.standing import Standing
 from agent.snapshots.tree import BucketTree, DirectoryTree, Tree
 from agent.sync.db import Db
 from agent.sync.remotes import Remotes
@@ -55,18 +54,19 @@ class Publication:
         self._state_path = state_path
         self._remotes = remotes
         self._now = now
-        self._log = get_logger(publication=config.name)
-        self._once = Once()
+        self._standing = Standing(
+            PUBLICATION,
+            config.name,
+            repository=config.repository,
+            channel=config.channel,
+            directory=str(config.directory or ""),
+            now=now,
+        )
         self._db: Db | None = None
         self._opened = asyncio.Event()
         self._lock = asyncio.Lock()
         self._poked = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._state = State.STARTING
-        self._since = now()
-        self._error: LastError | None = None
-        self._succeeded: float | None = None
-        self._current = ""
         self.name = config.name
         self.last: SnapshotReport | None = None
         self.published = self.failed = self.nothing_new = 0
@@ -79,7 +79,7 @@ class Publication:
         self._db = await Db.open(self._state_path, self.config.name)
         try:
             self._opened.set()
-            self._set_state(State.IDLE)
+            self._standing.enter(State.IDLE)
             if self._follow and self.config.trigger == "on-change":
                 stopping = asyncio.create_task(self._stopping.wait(), name=f"stop {self.config.name}")
                 following = asyncio.create_task(self._publish_on_change(), name=f"on change {self.config.name}")
@@ -139,7 +139,7 @@ class Publication:
         report = SnapshotReport(PUBLICATION, self.config.name)
         await self._opened.wait()
         async with self._lock:
-            self._set_state(State.SYNCING)
+            self._standing.enter(State.SYNCING)
             try:
                 await self._attempt(report)
             except JetsyncError as error:
@@ -194,45 +194,20 @@ class Publication:
     # -- what it says of itself ----------------------------------------------------------------------------------
 
     def _came_through(self, report: SnapshotReport) -> None:
-        self._current = report.id
-        self._succeeded = self._now()
-        self._error = None
-        self._once.clear("failed")
-        self._set_state(State.IDLE)
+        self._standing.current = report.id
+        self._standing.came_through()
         if report.changed:
             self.published += 1
-            self._log.info("published", snapshot=report.id, previous=report.previous, uploads=report.uploads)
+            self._standing.log.info("published", snapshot=report.id, previous=report.previous, uploads=report.uploads)
         else:
             self.nothing_new += 1
 
     def _failed(self, error: JetsyncError) -> None:
         self.failed += 1
-        self._error = LastError(reason_of(error).value, error.message, error.remedy, self._now())
-        self._set_state(State.RETRYING if isinstance(error, StoreUnavailableError) else State.FAILED)
-        if self._once.news("failed", str(error)):
-            self._log.warning("not_published", error=error.message, remedy=error.remedy)
-
-    def _set_state(self, state: State) -> None:
-        if state is not self._state:
-            self._state, self._since = state, self._now()
+        self._standing.failed(
+            error, State.RETRYING if isinstance(error, StoreUnavailableError | ConnectError) else State.FAILED
+        )
 
     def status(self) -> SnapshotStatus:
         """What it does now."""
-        return SnapshotStatus(
-            kind=PUBLICATION,
-            name=self.config.name,
-            directory=str(self.config.directory or ""),
-            repository=self.config.repository,
-            channel=self.config.channel,
-            state=self._state,
-            since=self._since,
-            snapshot=self._current,
-            sentence=self._sentence(),
-            last_success=self._succeeded,
-            last_error=self._error,
-        )
-
-    def _sentence(self) -> str:
-        if self._error is not None:
-            return f"{self._state.value}: {self._error.message}"
-        return f"{self._state.value}: {self._current or 'nothing is published yet'}"
+        return self._standing.status()

@@ -32,12 +32,11 @@ from agent.errors import (
     StoreUnavailableError,
 )
 from agent.objectstore import Bucket, uninterrupted
-from agent.observe.logging import Once, get_logger
-from agent.observe.reasons import reason_of
-from agent.observe.status import LastError, SnapshotStatus, State
+from agent.observe.status import SnapshotStatus, State
 from agent.snapshots.install import Installing
 from agent.snapshots.report import SUBSCRIPTION, SnapshotReport
 from agent.snapshots.repository import Repository
+from agent.snapshots.standing import Standing
 from agent.snapshots.threads import Threads
 from agent.sync.db import Db
 from agent.sync.remotes import Remotes
@@ -80,8 +79,14 @@ class Subscription:
         self._remotes = remotes
         self._on_progress = on_progress
         self._now = now
-        self._log = get_logger(subscription=config.name)
-        self._once = Once()
+        self._standing = Standing(
+            SUBSCRIPTION,
+            config.name,
+            repository=config.repository,
+            channel=config.channel or "",
+            directory=str(config.directory),
+            now=now,
+        )
         self._db: Db | None = None
         self._versions: Versions | None = None
         self._opened = asyncio.Event()
@@ -96,12 +101,6 @@ class Subscription:
         self._follow_backoff = Backoff(ceiling=60.0)
         self._next_removal: float | None = None
         self._patience = 0.0
-        self._state = State.STARTING
-        self._since = now()
-        self._error: LastError | None = None
-        self._succeeded: float | None = None
-        self._current = ""
-        self._foreign: tuple[str, ...] = ()
         self.last: SnapshotReport | None = None
         self.last_install: float | None = None
         self.installed = self.failed = self.nothing_new = self.unverified = 0
@@ -172,7 +171,7 @@ class Subscription:
                     if batch.metas:
                         self.poke()
         except JetsyncError as error:
-            self._log.debug("channel_not_followed", error=error.message)
+            self._standing.log.debug("channel_not_followed", error=error.message)
             await asyncio.sleep(self._follow_backoff.next())
         self._following = None
         self.poke()
@@ -184,7 +183,7 @@ class Subscription:
         report = SnapshotReport(SUBSCRIPTION, self.config.name)
         await self._opened.wait()
         async with self._lock:
-            self._set_state(State.SYNCING)
+            self._standing.enter(State.SYNCING)
             try:
                 await self._attempted(report)
             except JetsyncError as error:
@@ -267,9 +266,9 @@ class Subscription:
     async def _tell_foreign(self, versions: Versions, threads: Threads) -> None:
         """What isn't ours in the directory is left alone, and told once."""
         found = await threads(versions.foreign)
-        self._foreign = tuple(found[:_FOREIGN_SHOWN])
-        if found and self._once.news("foreign", tuple(found)):
-            self._log.warning(
+        self._standing.foreign = tuple(found[:_FOREIGN_SHOWN])
+        if found and self._standing.once.news("foreign", tuple(found)):
+            self._standing.log.warning(
                 "foreign_content",
                 directory=str(self.config.directory),
                 detail=f"not of this agent, left alone: {', '.join(found[:_FOREIGN_SHOWN])}",
@@ -286,19 +285,16 @@ class Subscription:
     # -- what it says of itself ----------------------------------------------------------------------------------
 
     def _came_through(self, report: SnapshotReport) -> None:
-        self._current = report.id
+        self._standing.current = report.id
         self._count(report)
         if report.exit_code:  # installed, but `after` or the webhook failed
             error = RefusedError(report.errors[0], remedy="it is tried again")
             self._tell(error, State.RETRYING)
             return
-        self._succeeded = self._now()
-        self._error = None
-        self._once.clear("failed")
-        self._set_state(State.IDLE)
+        self._standing.came_through()
 
     def _failed(self, error: JetsyncError, report: SnapshotReport) -> None:
-        self._current = report.id or self._current
+        self._standing.current = report.id or self._standing.current
         if report.changed:
             self._count(report)
         self.failed += 1
@@ -313,37 +309,12 @@ class Subscription:
             self.nothing_new += 1
 
     def _tell(self, error: JetsyncError, state: State) -> None:
-        self._error = LastError(reason_of(error).value, error.message, error.remedy, self._now())
-        self._set_state(state)
         self._patience = SLOW_SECONDS if isinstance(error, SpaceError) else 0.0
-        if self._once.news("failed", str(error)):
-            self._log.warning("not_installed", error=error.message, remedy=error.remedy)
-
-    def _set_state(self, state: State) -> None:
-        if state is not self._state:
-            self._state, self._since = state, self._now()
+        self._standing.failed(error, state)
 
     def status(self) -> SnapshotStatus:
         """What it does now."""
-        return SnapshotStatus(
-            kind=SUBSCRIPTION,
-            name=self.config.name,
-            directory=str(self.config.directory),
-            repository=self.config.repository,
-            channel=self.config.channel or "",
-            state=self._state,
-            since=self._since,
-            snapshot=self._current,
-            sentence=self._sentence(),
-            last_success=self._succeeded,
-            last_error=self._error,
-            foreign=self._foreign,
-        )
-
-    def _sentence(self) -> str:
-        if self._error is not None:
-            return f"{self._state.value}: {self._error.message}"
-        return f"{self._state.value}: {self._current or 'nothing is installed yet'}"
+        return self._standing.status()
 
 
 def _waits(error: JetsyncError) -> bool:

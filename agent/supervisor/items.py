@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from agent.config.model import Config
 from agent.config.model import Publication as PublicationConfig
 from agent.config.model import Subscription as SubscriptionConfig
-from agent.errors import ConnectError, JetsyncError, StoreUnavailableError, UsageError
-from agent.observe.logging import get_logger
+from agent.errors import ConnectError, StoreUnavailableError, UsageError
 from agent.observe.readiness import MappingReadiness
 from agent.observe.status import SnapshotStatus
 from agent.snapshots.report import PUBLICATION, SUBSCRIPTION, SnapshotReport
+from agent.supervisor.guarded import guarded
 from agent.supervisor.uplink import Uplink
 from agent.sync.retry import Backoff
 
@@ -38,7 +38,6 @@ class Items:
         self._config = config
         self._uplink = uplink
         self._spawn = spawn
-        self._log = get_logger()
         self._running: dict[str, tuple[Item, asyncio.Task[None]]] = {}
 
     # -- start and stop ------------------------------------------------------------------------------------------
@@ -48,7 +47,8 @@ class Items:
         for config in configs:
             if config.name not in self._running:
                 item = self._made(config, follow=follow)
-                self._running[config.name] = item, self._spawn(f"{item.kind} {item.name}", self._guard(item))
+                work = guarded(item.run, kind=item.kind, name=item.name)
+                self._running[config.name] = item, self._spawn(f"{item.kind} {item.name}", work)
         return [self._running[config.name][0] for config in configs]
 
     def _made(self, config: ItemConfig, *, follow: bool) -> Item:
@@ -65,18 +65,6 @@ class Items:
         return Subscription(
             config=config, folder=self._config.folder, state_path=state_path, remotes=remotes, follow=follow
         )
-
-    async def _guard(self, item: Item) -> None:
-        """An unforeseen error in one is logged whole, and it begins again."""
-        backoff = Backoff(base=1.0, ceiling=60.0)
-        while True:
-            try:
-                return await item.run()
-            except JetsyncError as error:
-                self._log.error(f"{item.kind}_failed", name=item.name, error=error.message, remedy=error.remedy)
-            except Exception:  # noqa: BLE001 - the guard: whatever it is, the others go on
-                self._log.exception(f"{item.kind}_crashed", name=item.name)
-            await asyncio.sleep(backoff.next())
 
     async def stop(self, *, within: float) -> None:
         """Drain; what doesn't end `within` seconds is cancelled."""

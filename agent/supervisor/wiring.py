@@ -29,11 +29,11 @@ from agent.observe.readiness import MappingReadiness, Readiness
 from agent.observe.status import AgentStatus
 from agent.observe.version import program_version
 from agent.state import StateLock, lock, lock_for_reading
+from agent.supervisor.guarded import guarded
 from agent.supervisor.items import Items
 from agent.supervisor.uplink import Uplink
 from agent.sync.mapping import DRAIN_SECONDS, MappingSync
 from agent.sync.report import Report
-from agent.sync.retry import Backoff
 
 T = TypeVar("T")
 
@@ -153,21 +153,8 @@ class Supervisor:
                 ),
             )
             self._mappings[config.name] = mapping
-            self._spawn(f"mapping {config.name}", self._guard(mapping))
-
-    async def _guard(self, mapping: MappingSync) -> None:
-        """An unforeseen error in a mapping is logged whole, and the mapping begins again."""
-        backoff = Backoff(base=1.0, ceiling=60.0)
-        while True:
-            try:
-                return await mapping.run()
-            except JetsyncError as error:
-                mapping.broken(error)
-                self._log.error("mapping_failed", mapping=mapping.config.name, error=error.message, remedy=error.remedy)
-            except Exception as error:  # noqa: BLE001 - the guard: whatever it is, the others go on
-                mapping.broken(JetsyncError(f"unforeseen: {error!r}", remedy="please report this, with the log"))
-                self._log.exception("mapping_crashed", mapping=mapping.config.name)
-            await asyncio.sleep(backoff.next())
+            work = guarded(mapping.run, kind="mapping", name=config.name, broken=mapping.broken)
+            self._spawn(f"mapping {config.name}", work)
 
     def _state_path(self, name: str) -> Path:
         return state_path(self.config, name)
