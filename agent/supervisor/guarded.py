@@ -20,13 +20,14 @@ async def guarded(
     """Run it until it returns. kind, name: of what runs, for the log. broken: told why it has to begin again."""
     backoff = Backoff(base=1.0, ceiling=60.0)
     log = get_logger(**{kind: name})
+    failed, crashed = f"{kind}_failed", f"{kind}_crashed"
     while True:
         try:
             return await run()
         except JetsyncError as error:
             broken(error)
-            log.error(f"{kind}_failed", error=error.message, remedy=error.remedy)
+            log.error(failed, error=error.message, remedy=error.remedy)
         except Exception as error:
             broken(JetsyncError(f"unforeseen: {error!r}", remedy="please report this, with the log"))
-            log.exception(f"{kind}_crashed")
+            log.exception(crashed)
         await asyncio.sleep(backoff.next())
