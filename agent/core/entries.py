@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from agent.core.values import light
+
 
 class Mode(StrEnum):
     TWO_WAY = "two-way"
@@ -89,6 +91,7 @@ class Reason(StrEnum):
 _SKIPPED = frozenset({Reason.SOCKET, Reason.FIFO, Reason.DEVICE, Reason.MAX_SIZE, Reason.SYMLINK})
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A path as seen on a side.
@@ -127,6 +130,7 @@ class Obstacle:
 Side = Entry | Obstacle | None
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Signature:
     """What lstat says of a file; equal signatures mean equal content, unless the local side is `racy`."""
@@ -138,6 +142,7 @@ class Signature:
     mode: int = 0  # st_mode's permission bits
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Local:
     """The local side of a path. `signature` is None for an obstacle without lstat.
@@ -165,6 +170,7 @@ class Gone(StrEnum):
     EXPIRED = "expired"  # the same in a bucket with a ttl
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Remote:
     """The remote side of a path: what its newest meta message says.
@@ -182,6 +188,7 @@ class Remote:
     via_link: bool = False
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Ancestor:
     """What both sides last agreed on, with each side's own mtime as it was then (None = unknown)."""
@@ -199,6 +206,7 @@ class Verdict(StrEnum):
     DIVERGED = "diverged"
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Row:
     """The three sides of one path. local None = absent; remote None = no meta was ever seen."""

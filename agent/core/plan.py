@@ -31,6 +31,7 @@ from agent.core.entries import Entry, Obstacle, Row
 from agent.core.names import fold
 from agent.core.reconcile import Do, Rules, reconcile
 from agent.core.renames import pair_renames
+from agent.core.values import light
 
 __all__ = ["Action", "Plan", "Verb", "plan", "unsettled"]
 
@@ -46,6 +47,7 @@ class Verb(StrEnum):
     CONFLICT_COPY = "conflict-copy"
 
 
+@light
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
     """One step, with the expectation under which it may run: `row` (and `to_row`) as they are in it.

@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from agent.core.entries import Ancestor, Entry, Gone, Kind, Mode, Obstacle, Policy, Reason, Row
+from agent.core.values import light
 
 
 class Do(Enum):
@@ -61,6 +62,7 @@ class Rules:
     prefix_bytes: int = 0
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What to do with one path.

@@ -6,6 +6,7 @@ in. The only room that touches user files.
 
 from agent.directory.apply import Applied
 from agent.directory.building import Building, Previous
+from agent.directory.contents import Contents
 from agent.directory.hints import EVERYTHING, HintBuffer
 from agent.directory.look import Look, render, signature_of
 from agent.directory.options import DirectoryOptions
@@ -27,6 +28,7 @@ __all__ = [
     "Applied",
     "Building",
     "Capabilities",
+    "Contents",
     "Directory",
     "DirectoryOptions",
     "Hint",

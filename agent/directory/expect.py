@@ -79,7 +79,7 @@ def _has_digest(spot: Spot, status: os.stat_result, side: Entry | Obstacle) -> b
         return True
     fd = os.open(spot.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=spot.fd)
     try:
-        return hash_descriptor(fd, status) == side.digest
+        return hash_descriptor(fd, signature_of(status)) == side.digest
     except ChangedError:
         return False
     finally:

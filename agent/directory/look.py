@@ -17,6 +17,7 @@ from typing import Literal
 
 from agent.core import names
 from agent.core.entries import Entry, Kind, Local, Obstacle, Reason, Signature
+from agent.core.values import light
 from agent.directory import dirfd, faults
 from agent.directory.dirfd import Tree
 from agent.directory.follow import DanglingError, OutsideError, open_following
@@ -46,6 +47,7 @@ _ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])")
 _DIRECTORY_ENTRY = Entry(Kind.DIRECTORY)
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Look:
     """What one lstat says of a path.
@@ -76,6 +78,17 @@ def signature_of(status: os.stat_result) -> Signature:
         ctime_ns=status.st_ctime_ns,
         inode=status.st_ino,
         mode=status.st_mode & 0o7777,
+    )
+
+
+def has_signature(status: os.stat_result, signature: Signature) -> bool:
+    """Whether this is the signature of `status`: cheaper than making one to compare."""
+    return (
+        status.st_size == signature.size
+        and status.st_mtime_ns == signature.mtime_ns
+        and status.st_ctime_ns == signature.ctime_ns
+        and status.st_ino == signature.inode
+        and status.st_mode & 0o7777 == signature.mode
     )
 
 
@@ -229,6 +242,12 @@ class Looker:
         if target == path:
             return Look("obstacle", signature, DANGLING)  # no object link can say that
         return Look("link", signature, Entry(Kind.LINK, target=target))
+
+    def is_file(self, status: os.stat_result) -> bool:
+        """Whether `classify` would say so."""
+        limit = self.options.max_size
+        regular = status.st_mode & 0o170000 == stat.S_IFREG
+        return regular and (limit is None or status.st_size <= limit) and not self._is_foreign(status)
 
     def _is_foreign(self, status: os.stat_result) -> bool:
         # RACE-free but coarse: on overlayfs the device of files says nothing; their directory's is checked on the way.

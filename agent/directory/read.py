@@ -17,12 +17,12 @@ import os
 import stat
 import threading
 import time
-from typing import Any
 
 from agent.core.entries import Entry, Kind, Local, Obstacle, Reason, Signature
 from agent.directory import dirfd, faults
+from agent.directory.contents import Contents
 from agent.directory.follow import DanglingError, OutsideError
-from agent.directory.look import Looker, signature_of
+from agent.directory.look import Looker, has_signature, signature_of
 from agent.errors import DirectoryError, PathError, StaleError
 
 GRANULE_NS = 20_000_000  # twice the longest tick of a Linux kernel (HZ=100)
@@ -68,7 +68,7 @@ class OpenFile(io.FileIO):
 
     def confirm(self) -> None:
         """See that what has been read is of one version, the one that was opened. Raises StaleError."""
-        if signature_of(os.fstat(self.fileno())) != self.expected:
+        if not has_signature(os.fstat(self.fileno()), self.expected):
             raise StaleError(f"{self.path}: the file changed while it was read")
 
 
@@ -90,28 +90,41 @@ class Reader:
                 raise StaleError(f"{path}: the file is gone") from exc
             raise _unreadable(exc, path) from exc
         try:
-            if signature_of(os.fstat(fd)) != expected:
+            if not has_signature(os.fstat(fd), expected):
                 raise StaleError(f"{path}: the file changed")
             return OpenFile(fd, path, expected)
         except BaseException:
             os.close(fd)
             raise
 
-    def read(self, path: str) -> Local | None:
+    def is_unchanged(self, path: str, expected: Signature) -> bool:
+        """Whether the path still is what has this signature."""
+        try:
+            fd = self._looker.open(path, os.O_PATH)
+        except (OSError, OutsideError, DanglingError):
+            return False
+        try:
+            return has_signature(os.fstat(fd), expected)
+        finally:
+            os.close(fd)
+
+    def read(self, path: str, keep: Contents | None = None) -> Local | None:
         """The local side of `path`, hashed if it is a file; None when absent. A file that keeps changing: CHANGING.
+
+        keep: gets the bytes of a small one.
 
         Raises SpaceError when the machine is short of descriptors or memory.
         """
         for _ in range(_TRIES):
             try:
-                return self._read_file(path)
+                return self._read_file(path, keep)
             except _NotAFileError:
                 return self._looker.look(path).local
             except ChangedError:
                 continue
         return _CHANGING
 
-    def _read_file(self, path: str) -> Local | None:
+    def _read_file(self, path: str, keep: Contents | None) -> Local | None:
         try:
             dirfd.check(path)
             began_ns = time.time_ns()
@@ -125,58 +138,56 @@ class Reader:
             raise _NotAFileError from exc
         try:
             before = os.fstat(fd)
-            found = self._looker.classify(path, before, fd, "")
-            if found.kind != "file" or path.endswith("/"):
+            if not self._looker.is_file(before) or path.endswith("/"):
                 raise _NotAFileError
-            digest = hash_descriptor(fd, before)
-            return _local(before, digest, began_ns)
+            signature = signature_of(before)
+            if keep is None or signature.size > keep.largest:
+                return _local(signature, before, hash_descriptor(fd, signature), began_ns)
+            data = _read_small(fd, signature)
+            local = _local(signature, before, hashlib.sha256(data).digest(), began_ns)
+            keep.keep(path, signature, data)
+            return local
         except OSError as exc:
             return Local(faults.obstacle(exc, path), None)
         finally:
             os.close(fd)
 
 
-def _local(status: os.stat_result, digest: bytes, began_ns: int) -> Local:
-    entry = Entry(
-        Kind.FILE,
-        digest=digest,
-        size=status.st_size,
-        executable=bool(status.st_mode & stat.S_IXUSR),
-        mtime_ns=status.st_mtime_ns,
-    )
-    return Local(entry, signature_of(status), is_racy(status.st_ctime_ns, began_ns))
+def _local(signature: Signature, status: os.stat_result, digest: bytes, began_ns: int) -> Local:
+    executable = bool(status.st_mode & stat.S_IXUSR)
+    entry = Entry(Kind.FILE, digest, signature.size, executable, signature.mtime_ns)
+    return Local(entry, signature, is_racy(signature.ctime_ns, began_ns))
 
 
-def hash_descriptor(fd: int, before: os.stat_result) -> bytes:
-    """SHA-256 of a file from its descriptor's position to its end. Raises ChangedError when it isn't as `before`."""
-    expected = signature_of(before)
-    size = before.st_size
-    done = 0
+def hash_descriptor(fd: int, expected: Signature) -> bytes:
+    """SHA-256 of a file from its descriptor's position to its end. Raises ChangedError when it isn't as expected."""
+    size = expected.size
     if size <= _BLOCK:
-        hasher, done = _hash_small(fd, size)
-    else:
-        hasher = hashlib.sha256()
-        view = memoryview(_buffer())
-        count = 0
-        while done <= size and (length := os.readv(fd, [view])):
-            hasher.update(view[:length])
-            done += length
-            count += 1
-            if count % _CHECK_EVERY == 0 and signature_of(os.fstat(fd)) != expected:
-                raise ChangedError
-    if done != size or signature_of(os.fstat(fd)) != expected:
+        return hashlib.sha256(_read_small(fd, expected)).digest()
+    hasher = hashlib.sha256()
+    view = memoryview(_buffer())
+    done = count = 0
+    while done <= size and (length := os.readv(fd, [view])):
+        hasher.update(view[:length])
+        done += length
+        count += 1
+        if count % _CHECK_EVERY == 0 and not has_signature(os.fstat(fd), expected):
+            raise ChangedError
+    if done != size or not has_signature(os.fstat(fd), expected):
         raise ChangedError
-    digest: bytes = hasher.digest()
-    return digest
+    return hasher.digest()
 
 
-def _hash_small(fd: int, size: int) -> tuple[Any, int]:
-    """The hash of a file of at most one block, mostly by one read; a byte more is asked for, to notice growth."""
+def _read_small(fd: int, expected: Signature) -> bytes:
+    """A file of at most one block, mostly by one read; a byte more is asked for, to notice growth. Raises as above."""
+    size = expected.size
     data = os.read(fd, size + 1)
     if len(data) < size:  # a short read, or the file shrank
         while more := os.read(fd, size + 1 - len(data)):
             data += more
-    return hashlib.sha256(data), len(data)
+    if len(data) != size or not has_signature(os.fstat(fd), expected):
+        raise ChangedError
+    return data
 
 
 def _buffer() -> bytearray:

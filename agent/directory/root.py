@@ -24,6 +24,7 @@ from agent.core.entries import Local, Signature
 from agent.core.filters import Filters
 from agent.directory import faults, probe, syscalls, together
 from agent.directory.apply import Applied, Applier
+from agent.directory.contents import Contents
 from agent.directory.dirfd import Tree
 from agent.directory.flush import Flush
 from agent.directory.identity import RootFile, is_empty
@@ -140,12 +141,16 @@ class Directory:
         """One lstat of each; None for what isn't a file or can't be told: `look` tells more. Raises nothing."""
         return self._looker.signatures(paths)
 
-    def read(self, path: str) -> Local | None:
+    def read(self, path: str, keep: Contents | None = None) -> Local | None:
         """The local side, hashed if a file; None when absent. Changing all the time: Obstacle CHANGING.
 
-        Look first: reading opens what is there. Raises SpaceError only.
+        Look first: reading opens what is there. keep: gets the bytes of a small one. Raises SpaceError only.
         """
-        return self._reader.read(path)
+        return self._reader.read(path, keep)
+
+    def is_unchanged(self, path: str, expected: Signature) -> bool:
+        """Whether the path still is what has this signature."""
+        return self._reader.is_unchanged(path, expected)
 
     def open_read(self, path: str, expected: Signature) -> OpenFile:
         """Open a file for an upload: an unbuffered binary file. After reading, `.confirm()` raises StaleError when it

@@ -25,6 +25,7 @@ from typing import Literal, Protocol
 
 from agent.core.entries import SIGHTED_FILE, Entry, Kind, Local, Obstacle, Reason, Sighting
 from agent.core.filters import Filters
+from agent.core.values import light
 from agent.directory import faults
 from agent.directory.follow import DanglingError, OutsideError
 from agent.directory.listing import Level, open_level, read_ignore_file, reopen
@@ -43,6 +44,7 @@ _FORMAT = 0o170000
 _REGULAR = 0o100000
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Hint:
     """One difference between the disk and what is known.

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent.core.values import light
 from agent.errors import JetsyncError, ObjectError, StoreUnavailableError, UnknownOutcomeError
 from agent.objectstore import chunks, meta, one_by_one, subjects
 from agent.objectstore.answers import RawMessage, check_taken, header_block
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _CREATE = header_block({"Nats-Rollup": "sub", EXPECTED: "0"})
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class SmallObject:
     """What to put. digest: the SHA-256 of these very bytes, as whoever has read them has made it. nuid, and

@@ -10,8 +10,8 @@ nats-py close its connection for good (PROTOCOL 6, trap 14).
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from base64 import urlsafe_b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64
@@ -29,17 +29,14 @@ _NUID = re.compile(r"[!-)+\-/0-=?-~]{1,128}")  # printable ASCII, less space "."
 _META_DOTS = 3  # of $O.<bucket>.M.<name>; a bucket's name has none
 _URLSAFE = bytes.maketrans(b"-_", b"+/")
 
-_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_DIGITS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_LETTERS = bytes(_DIGITS[number % len(_DIGITS)] for number in range(256))
+"""A letter for each byte: eight of them come a quarter more often than the others, which costs 22 letters one bit."""
 
 
 def new_nuid() -> str:
-    """A fresh unique id: 22 characters of [0-9A-Za-z] as the other clients make them, here of 128 random bits."""
-    number = secrets.randbits(128)
-    digits = []
-    for _ in range(22):
-        number, digit = divmod(number, 62)
-        digits.append(_DIGITS[digit])
-    return "".join(digits)
+    """A fresh unique id: 22 characters of [0-9A-Za-z] as the other clients make them, here of 130 random bits."""
+    return os.urandom(22).translate(_LETTERS).decode()
 
 
 def check_bucket_name(bucket: str) -> str:

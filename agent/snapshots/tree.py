@@ -216,7 +216,7 @@ class BucketTree:
         entries: list[tuple[str, Entry]] = []
         problems: list[tuple[str, Obstacle]] = []
         infos = await self._bucket.list(on_bad=bad.append)
-        for message in [MetaMessage(info.revision, info.time_ns, info.name, info, None) for info in infos] + bad:
+        for message in [MetaMessage(info.revision, info.time_ns, info.name, info) for info in infos] + bad:
             placed = place(message, self._scope)
             if isinstance(placed, Outsider):
                 if placed.reason is not None and placed.name.startswith(self._scope.prefix):

@@ -11,16 +11,19 @@ which plans are made, so that no plan takes the nuid meanwhile.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Literal
 
+from agent.core.values import light
 from agent.state.database import Database
 
 _SELECT = "SELECT nuid, bucket, name, kind, expected_revision, due_ns, created_ns, source FROM journal"
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
     """name: the object's. expected_revision: the precondition of the upload's meta. due_ns, created_ns: Unix time.
@@ -45,7 +48,8 @@ def add(database: Database, entries: Iterable[JournalEntry]) -> None:
 
 
 def remove(database: Database, nuids: Iterable[str]) -> None:
-    database.many("DELETE FROM journal WHERE nuid = ?", ((nuid,) for nuid in nuids))
+    if listed := list(nuids):
+        database.run("DELETE FROM journal WHERE nuid IN (SELECT value FROM json_each(?))", (json.dumps(listed),))
 
 
 def give_up(database: Database, entry: JournalEntry) -> bool:

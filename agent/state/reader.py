@@ -86,6 +86,12 @@ class StateReader:
             rows[found[0]] = decode(found)
         return rows
 
+    def revisions(self, paths: Iterable[str]) -> dict[str, int]:
+        """The revision in the row of each path that has a row; 0 where no meta was ever seen."""
+        listed = json.dumps(list(paths))
+        sql = "SELECT path, max(r_revision, 0) FROM paths WHERE path IN (SELECT value FROM json_each(?))"
+        return dict(self._db.all(sql, (listed,)))
+
     def dirty(self, limit: int, *, after: str = "", skip: Container[str] = ()) -> list[Row]:
         """Up to `limit` rows that are to be reconciled, by path, from behind `after` on, without those in `skip`."""
         rows: list[Row] = []

@@ -31,7 +31,7 @@ from agent.sync.gates import Direction, Gates, is_disk_full
 from agent.sync.guard import Guard, Stop, losses
 from agent.sync.hints import Absent, Looking
 from agent.sync.local import Spawn, Step
-from agent.sync.outcome import Outcome, Result, has_gone, merged
+from agent.sync.outcome import Change, Outcome, Result, has_gone, merged, whole
 from agent.sync.planning import (
     Hold,
     is_deletion,
@@ -398,18 +398,33 @@ class Batches:
         changes = [change for outcome in outcomes for change in outcome.changes]
         with store.transaction():
             self._guard.carried_out(store, outcomes, time.time())
-            rows = store.rows([change.path for change in changes])
-            for outcome in outcomes:
-                outcome.vanished += [one.path for one in outcome.changes if has_gone(rows[one.path], one)]
-            dirty: dict[str, bool] = {}
-            for change in changes:
-                rows[change.path], dirty[change.path] = merged(rows[change.path], change)
-            for mark in (False, True):
-                store.put([rows[path] for path, marked in dirty.items() if marked is mark], dirty=mark)
+            self._merge(store, outcomes, changes)
             store.journal_remove(nuid for outcome in outcomes for nuid in outcome.settled_nuids)
             store.journal_add(self._old_chunks(outcomes))
             if any(isinstance(outcome.error, StoreFullError) for outcome in outcomes):
                 _hurry(store)
+
+    def _merge(self, store: StateStore, outcomes: list[Outcome], changes: list[Change]) -> None:
+        """Most changes say what the whole row is from now on: of those only the revision is read that the row has."""
+        revisions = store.revisions([change.path for change in changes])
+        clean: list[Row] = []
+        others: list[Change] = []
+        for change in changes:
+            row = whole(change, revisions.get(change.path, 0)) if len(revisions) == len(changes) else None
+            if row is not None:
+                clean.append(row)
+            else:
+                others.append(change)
+        rows = store.rows([change.path for change in others]) if others else {}
+        for outcome in outcomes if others else ():
+            outcome.vanished += [
+                one.path for one in outcome.changes if one.path in rows and has_gone(rows[one.path], one)
+            ]
+        dirty: dict[str, bool] = {}
+        for change in others:
+            rows[change.path], dirty[change.path] = merged(rows[change.path], change)
+        store.put([*clean, *(rows[path] for path, marked in dirty.items() if not marked)], dirty=False)
+        store.put([rows[path] for path, marked in dirty.items() if marked], dirty=True)
 
     def _old_chunks(self, outcomes: list[Outcome]) -> Iterator[JournalEntry]:
         now = time.time_ns()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
@@ -18,7 +18,7 @@ from typing import TypeVar
 from agent.core.entries import Entry, Gone, Kind, Local, Remote, Row
 from agent.core.plan import Action, Verb
 from agent.core.reconcile import Rules, agreed
-from agent.directory import Directory
+from agent.directory import Contents, Directory
 from agent.errors import (
     ChunksError,
     DigestError,
@@ -43,15 +43,25 @@ class Executor:
     """Runs the actions of one mapping."""
 
     def __init__(
-        self, *, directory: Directory, bucket: Bucket, scope: Callable[[], Scope], limits: Limits, rules: Rules
+        self,
+        *,
+        directory: Directory,
+        bucket: Bucket,
+        scope: Callable[[], Scope],
+        limits: Limits,
+        rules: Rules,
+        expect: Callable[[Iterable[str]], None] = lambda _: None,
+        contents: Contents | None = None,
     ) -> None:
+        """expect: told the paths of a lot of small uploads when it begins. contents: what has been read already."""
         self._directory = directory
         self._bucket = bucket
         self._scope = scope
         self._rules = rules
+        self._expect = expect
         self._failures = Failures(bucket=bucket, scope=scope)
         self._limits = limits
-        self._transfer = Transfer(directory=directory, bucket=bucket, limits=limits)
+        self._transfer = Transfer(directory=directory, bucket=bucket, limits=limits, contents=contents)
         self._verbs: dict[Verb, Callable[[Action, str | None], Awaitable[Outcome]]] = {
             Verb.UPLOAD: self._upload,
             Verb.DOWNLOAD: self._download,
@@ -144,6 +154,7 @@ class Executor:
     # -- the remote side -----------------------------------------------------------------------------------------
 
     async def _upload_lot(self, actions: Sequence[Action], nuids: Mapping[str, str]) -> list[Outcome]:
+        self._expect([action.row.path for action in actions])
         contents = await self._transfer.read_lot(
             [(action.row.path, _present(action.row), _wanted(action)) for action in actions]
         )

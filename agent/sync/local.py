@@ -16,13 +16,12 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 from agent.config.model import Mapping
 from agent.core.entries import Local, Obstacle, Row, Signature
 from agent.core.filters import Filters
-from agent.directory import Directory, Scan, render
+from agent.directory import Contents, Directory, Scan, render
 from agent.observe.meter import Meter
 from agent.state import StateReader, StateStore
 from agent.sync.db import Db
@@ -56,13 +55,16 @@ class LocalSide:
         spawn: Spawn,
         metrics: Meter,
         filters: Filters,
+        contents: Contents | None = None,
     ) -> None:
+        """contents: of small new files, for their upload."""
         self._config = config
         self._directory = directory
         self._db = db
         self._post = post
         self._spawn = spawn
         self._metrics = metrics
+        self._contents = contents
         self._loop = asyncio.get_running_loop()
         self._wanted: dict[str, None] = {}
         self._entries: dict[str, None] = {}  # directories that may be an entry themselves ("a/"), to be looked at
@@ -214,7 +216,8 @@ class LocalSide:
 
     async def _look(self, rows: list[Row], *, large: bool) -> None:
         async with self._hashing if large else nullcontext():
-            found = await asyncio.to_thread(survey, self._directory, rows, large_too=large, stop=lambda: self._stop)
+            look = functools.partial(survey, self._directory, rows, large_too=large, contents=self._contents)
+            found = await asyncio.to_thread(look, stop=lambda: self._stop)
         self._post(lambda: self._looked(rows, found, large))
 
     async def _compare(self, ours: dict[str, Signature]) -> None:
@@ -366,15 +369,19 @@ def _write(store: StateStore, found: Survey, allows: Callable[[str], bool]) -> l
     """Store what was found; returns the paths of rows below what can't have anything below it any more."""
     with store.transaction(durable=False):
         rows = store.rows([*found.changed, *found.refreshed])
-        changed = [replace(rows[path], local=local) for path, local in found.changed.items()]
+        changed = [_with_local(rows[path], local) for path, local in found.changed.items()]
         store.put([row for row in changed if allows(row.path) or row.local is None], dirty=True)
-        store.put([replace(rows[path], local=local) for path, local in found.refreshed.items()], dirty=None)
+        store.put([_with_local(rows[path], local) for path, local in found.refreshed.items()], dirty=None)
     return store.below_any(found.hollow)
+
+
+def _with_local(row: Row, local: Local | None) -> Row:
+    return Row(row.path, row.ancestor, local, row.remote, row.verdict)
 
 
 def _set_local(store: StateStore, *, path: str, local: Local) -> None:
     with store.transaction(durable=False):
-        store.put([replace(store.row(path), local=local)], dirty=True)
+        store.put([_with_local(store.row(path), local)], dirty=True)
 
 
 def _drop(store: StateStore, paths: list[str]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.core.entries import Entry, Kind, Local, Obstacle, Reason, Row, Signature
-from agent.directory import Directory
+from agent.directory import Contents, Directory
 from agent.state import StateReader
 from agent.state.rows import FILE
 
@@ -37,8 +37,15 @@ class Survey:
     linked: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
 
-def survey(directory: Directory, rows: Sequence[Row], *, large_too: bool, stop: Callable[[], bool]) -> Survey:
-    """Look at the paths of `rows`. `large_too`: hash files of any size here.
+def survey(
+    directory: Directory,
+    rows: Sequence[Row],
+    *,
+    large_too: bool,
+    stop: Callable[[], bool],
+    contents: Contents | None = None,
+) -> Survey:
+    """Look at the paths of `rows`. `large_too`: hash files of any size here. contents: gets those of small new files.
 
     :raises RootError: the mapping's directory is gone or was replaced; nothing of what was seen may be believed
     """
@@ -46,7 +53,7 @@ def survey(directory: Directory, rows: Sequence[Row], *, large_too: bool, stop: 
     for row in rows:
         if stop():
             break
-        _look(directory, row, result, large_too=large_too)
+        _look(directory, row, result, large_too=large_too, contents=contents)
         result.looked.append(row.path)
     directory.check_root()
     return result
@@ -62,7 +69,7 @@ def differing(directory: Directory, placed: Mapping[str, Signature]) -> list[str
     return [path for path, signature in placed.items() if found[path] != signature]
 
 
-def _look(directory: Directory, row: Row, result: Survey, *, large_too: bool) -> None:
+def _look(directory: Directory, row: Row, result: Survey, *, large_too: bool, contents: Contents | None) -> None:
     path = row.path
     look = directory.look(path)
     if look.kind == "absent" or (look.kind == "directory" and look.local is None):
@@ -83,7 +90,7 @@ def _look(directory: Directory, row: Row, result: Survey, *, large_too: bool) ->
     if look.signature.size > LARGE and not large_too:
         result.large.append(path)
         return
-    local = directory.read(path)
+    local = directory.read(path, contents if row.remote_side is None else None)
     if local is not None:
         _note(row, local, result)
         if look.links > 1 and path in result.changed:

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from agent.core.entries import Entry, Kind, Local, Row
 from agent.core.plan import Action, Verb
-from agent.directory import Directory, Placing, Staged, Whole
+from agent.directory import Contents, Directory, Placing, Staged, Whole
 from agent.errors import DigestError, JetsyncError, PathError, StaleError
 from agent.sync.limits import SMALL
 
@@ -98,8 +98,10 @@ def divide(stage: Iterable[Action]) -> tuple[deque[list[Action]], deque[Action]]
 class Disk:
     """What is done to the directory, a lot at a time. Blocking; a failure of one path is its result."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, contents: Contents | None = None) -> None:
+        """contents: of files that were read when they were looked at."""
         self._directory = directory
+        self._contents = contents
         self._can_flush = not directory.network_file_system
 
     def read(self, items: Sequence[tuple[str, Local, Entry]]) -> list[bytes | JetsyncError]:
@@ -109,6 +111,9 @@ class Disk:
     def read_one(self, path: str, local: Local, entry: Entry) -> bytes:
         """:raises StaleError: the file isn't what the row says any more"""
         assert local.signature is not None
+        kept = self._contents.take(path, local.signature) if self._contents is not None else None
+        if kept is not None and self._directory.is_unchanged(path, local.signature):
+            return kept
         with self._directory.open_read(path, local.signature) as file:
             data: bytes = file.read()
             file.confirm()

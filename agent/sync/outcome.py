@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from agent.core.entries import Ancestor, Gone, Local, Obstacle, Remote, Row, Verdict
+from agent.core.entries import Ancestor, Gone, Local, Obstacle, Remote, Row
 from agent.core.plan import Action
+from agent.core.values import light
 from agent.errors import JetsyncError
 
 
@@ -33,6 +34,7 @@ class Result(StrEnum):
     FAILED = "failed"
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Change:
     """The sides of `path` after an action. `seen` = the revision that the action was planned on."""
@@ -95,7 +97,17 @@ def merged(row: Row, change: Change) -> tuple[Row, bool]:
     remote = row.remote if newer or isinstance(change.remote, Keep) else change.remote
     ancestor = row.ancestor if isinstance(change.ancestor, Keep) else change.ancestor
     local = row.local if isinstance(change.local, Keep) else change.local
-    return Row(row.path, ancestor, local, remote, Verdict.NONE), dirty
+    return Row(row.path, ancestor, local, remote), dirty
+
+
+def whole(change: Change, revision: int) -> Row | None:
+    """The row as the change leaves it, when that doesn't depend on anything of the row but its revision; else None."""
+    ancestor, local, remote = change.ancestor, change.local, change.remote
+    if isinstance(ancestor, Keep) or isinstance(local, Keep) or not isinstance(remote, Remote) or change.dirty:
+        return None
+    if remote.gone is not None or revision > remote.revision or revision < change.seen:
+        return None
+    return Row(change.path, ancestor, local, remote)
 
 
 def has_gone(row: Row, change: Change) -> bool:

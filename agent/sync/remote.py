@@ -17,7 +17,8 @@ import binascii
 import re
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from time import gmtime
 
 from agent.core import names
 from agent.core.entries import Entry, Gone, Kind, Obstacle, Reason, Remote
@@ -127,8 +128,8 @@ def format_mtime(mtime_ns: int) -> str:
     """RFC 3339 UTC with nanoseconds; years outside 1-9999 are clamped."""
     seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
     seconds = min(max(seconds, -62_135_596_800), 253_402_300_799)
-    moment = _EPOCH + timedelta(seconds=seconds)
-    return f"{moment.replace(tzinfo=None).isoformat(timespec='seconds')}.{nanoseconds:09d}Z"
+    year, month, day, hour, minute, second, *_ = gmtime(seconds)
+    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanoseconds:09}Z"
 
 
 def parse_mtime(text: str | None) -> int | None:

@@ -1,7 +1,8 @@
 """The remote side of one mapping: metas come in from the bucket's feed, rows go out.
 
 Every batch is written in one transaction together with the cursor, so that a restart goes on exactly where the rows
-are. A revision that a row already has is an echo of our own write, or old news: nothing is dirty then.
+are. A revision that a row already has is an echo of our own write, or old news: nothing is dirty then. Most echoes
+don't come so far: see `echoes`.
 
 Purges, renames by other clients and expiry leave no trace in the stream (PROTOCOL section 3c). Two checks find them:
 after catching up, at the start, after a reconnect and at each rescan, the number of names on the server must equal the
@@ -28,6 +29,7 @@ from agent.objectstore.listing import SILENCE
 from agent.observe.meter import Meter
 from agent.state import StateStore
 from agent.sync.db import Db
+from agent.sync.echoes import Echoes
 from agent.sync.feed import Feed, Subscription
 from agent.sync.remote import Outsider, Scope, place, remote_of, resolved
 from agent.sync.retry import Backoff
@@ -56,6 +58,7 @@ class RemoteSide:
         db: Db,
         call: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
         lost: Callable[[JetsyncError], None],
+        echoes: Echoes,
         scope: Callable[[], Scope],
         metrics: Meter,
         heals: bool = True,
@@ -74,6 +77,7 @@ class RemoteSide:
         self._lost = lost
         self._scope = scope
         self._metrics = metrics
+        self._echoes = echoes
         self._heals = heals
         self._progress = progress
         self._failed = failed
@@ -88,6 +92,7 @@ class RemoteSide:
         self.checked = 0
         self.wanted_checks = 1
         self.last_seq = 0
+        self._cursor = 0
 
     async def start(self) -> None:
         """Follow the bucket from the stored cursor. A stream with another `created` is a first contact."""
@@ -106,7 +111,7 @@ class RemoteSide:
 
     @property
     def idle(self) -> bool:
-        return self.ready and self.checked >= self.wanted_checks
+        return self.ready and self.checked >= self.wanted_checks and not self._echoes.late
 
     @property
     def ready(self) -> bool:
@@ -145,6 +150,7 @@ class RemoteSide:
         if self._bucket is None:
             self.checked = self.wanted_checks
             return
+        await self._store_late()
         await self._read_suspects()
         if not self.caught_up or self.checked >= self.wanted_checks or time.monotonic() < self._check_at:
             return
@@ -168,13 +174,26 @@ class RemoteSide:
         live = self.caught_up
         # What was renamed while we were away shows in the count of names; what is being renamed right now doesn't.
         recent = live or batch.caught_up
-        suspects = await self.store(batch.metas, cursor=batch.last_seq, look_for_renames=recent)
         self.last_seq = max(self.last_seq, batch.last_seq)
+        metas = self._echoes.sift(batch.metas, self.last_seq)
+        suspects = await self._store_up_to_here(metas, look_for_renames=recent)
         if not live:
             self._progress()
         if batch.caught_up:
             self.caught_up = True
         self.suspect(suspects)
+
+    async def _store_up_to_here(self, metas: list[MetaMessage], *, look_for_renames: bool) -> list[str]:
+        cursor = self._echoes.cursor(self.last_seq)
+        suspects = await self.store(metas, cursor=cursor, look_for_renames=look_for_renames)
+        self._cursor = cursor
+        return suspects
+
+    async def _store_late(self) -> None:
+        """What waited for an outcome, and the cursor, which waited with it."""
+        late, self._echoes.late = self._echoes.late, []
+        if late or (self._echoes.cursor(self.last_seq) == self.last_seq > self._cursor):
+            self.suspect(await self._store_up_to_here(late, look_for_renames=True))
 
     async def store(self, metas: list[MetaMessage], *, cursor: int | None, look_for_renames: bool = False) -> list[str]:
         """Write metas into the rows; returns the paths whose nuid turned up under another name."""
@@ -346,7 +365,7 @@ def _store(
                     suspects[latest[remote.nuid]] = remote.nuid
             if remote.nuid:
                 latest[remote.nuid] = path
-            rows[path] = changed[path] = replace(row, remote=remote)
+            rows[path] = changed[path] = Row(path, row.ancestor, row.local, remote, row.verdict)
         store.put(changed.values(), dirty=True)
         if cursor is not None:
             store.cursor = max(store.cursor, cursor)

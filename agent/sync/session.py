@@ -20,7 +20,7 @@ from agent.config.model import Mapping
 from agent.core.entries import Local, Obstacle, Reason
 from agent.core.filters import Filters
 from agent.core.reconcile import Rules
-from agent.directory import Directory, HintBuffer, Watcher
+from agent.directory import Contents, Directory, HintBuffer, Watcher
 from agent.errors import JetsyncError, StoreUnavailableError
 from agent.objectstore import Bucket
 from agent.observe.logging import get_logger
@@ -31,12 +31,13 @@ from agent.state import StateStore
 from agent.sync import repair
 from agent.sync.batches import Batches
 from agent.sync.db import Db
+from agent.sync.echoes import Echoes
 from agent.sync.execute import Executor
 from agent.sync.feed import Feed
 from agent.sync.guard import Stop
 from agent.sync.identity import keep_generation
 from agent.sync.janitor import Janitor
-from agent.sync.limits import Limits
+from agent.sync.limits import SMALL, Limits
 from agent.sync.local import LocalSide
 from agent.sync.outcome import Outcome, Result
 from agent.sync.rehash import Rehash
@@ -102,6 +103,7 @@ class Session:
             prefix_bytes=len(config.prefix.encode()),
         )
         limits = Limits(transfers=config.transfers, upload=config.limits.upload, download=config.limits.download)
+        self.contents = Contents(largest=SMALL) if config.mode.pushes and not dry else None
         self.local = LocalSide(
             config=config,
             directory=directory,
@@ -110,8 +112,10 @@ class Session:
             spawn=self._spawn,
             metrics=metrics,
             filters=filters,
+            contents=self.contents,
         )
         self.local.on_filters = self._filters_changed
+        self.echoes = Echoes(config.prefix)
         self.remote = RemoteSide(
             config=config,
             bucket=bucket,
@@ -121,12 +125,21 @@ class Session:
             lost=self._feed_lost,
             scope=self.scope,
             metrics=metrics,
+            echoes=self.echoes,
             heals=not dry,
             progress=progress,
             failed=failed,
         )
         executor = (
-            Executor(directory=directory, bucket=bucket, scope=self.scope, limits=limits, rules=self.rules)
+            Executor(
+                directory=directory,
+                bucket=bucket,
+                scope=self.scope,
+                limits=limits,
+                rules=self.rules,
+                expect=self.echoes.expect,
+                contents=self.contents,
+            )
             if bucket is not None
             else None
         )
@@ -279,6 +292,8 @@ class Session:
 
     async def _settle(self) -> None:
         """Nothing is under way: answer who waits, unless rows are left that will be tried again soon."""
+        if self.contents is not None:
+            self.contents.clear()
         waiting = [
             goal for goal in self._goals if goal.scan <= self.local.scanned and goal.check <= self.remote.checked
         ]
@@ -410,6 +425,7 @@ class Session:
 
     def _outcomes(self, pass_on: Callable[[list[Outcome]], None]) -> Callable[[list[Outcome]], None]:
         def handle(outcomes: list[Outcome]) -> None:
+            self.echoes.committed(outcomes)
             for outcome in outcomes:
                 for change in outcome.changes:
                     if isinstance(change.local, Local) and outcome.bytes_down:

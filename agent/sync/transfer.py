@@ -18,7 +18,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from agent.core.entries import Entry, Local, Row
-from agent.directory import Directory, OpenFile, Partial, Reservation, Staged
+from agent.directory import Contents, Directory, OpenFile, Partial, Reservation, Staged
 from agent.errors import ChunksError, DigestError, JetsyncError, StaleError, StoreUnavailableError
 from agent.objectstore import Bucket, ObjectInfo, Position, Prefix, SmallObject, SpoiledError, uninterrupted
 from agent.sync.limits import RESUMED, SMALL, Limits
@@ -30,12 +30,14 @@ REHASH = 16 << 20
 class Transfer:
     """Moves the contents of one mapping, within its limits."""
 
-    def __init__(self, *, directory: Directory, bucket: Bucket, limits: Limits) -> None:
+    def __init__(
+        self, *, directory: Directory, bucket: Bucket, limits: Limits, contents: Contents | None = None
+    ) -> None:
         self._directory = directory
         self._bucket = bucket
         self._limits = limits
         self._space = directory.space
-        self.disk = Disk(directory)
+        self.disk = Disk(directory, contents)
 
     async def upload(
         self,

@@ -122,9 +122,9 @@ def _with_name(document: dict[str, Any], name: str) -> bytes:
 def message_of(payload: bytes, name: str) -> MetaMessage:
     """As the follower makes it."""
     try:
-        return MetaMessage(7, 0, name, codec.decode(payload, bucket="b", name=name, revision=7), None)
+        return MetaMessage(7, 0, name, codec.decode(payload, bucket="b", name=name, revision=7))
     except BadMetaError as error:
-        return MetaMessage(7, 0, name, None, error, codec.salvaged_nuid(payload))
+        return MetaMessage(7, 0, name, None, error, nuid=codec.salvaged_nuid(payload))
 
 
 # -- the codec ---------------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from agent.core.entries import Ancestor, Entry, Gone, Kind, Local, Remote, Row
-from agent.sync.outcome import Change, merged
+import pytest
+
+from agent.core.entries import Ancestor, Entry, Gone, Kind, Local, Remote, Row, Verdict
+from agent.sync.outcome import Change, merged, whole
 
 OLD = Entry(Kind.FILE, b"1" * 32, 1)
 NEW = Entry(Kind.FILE, b"2" * 32, 1)
@@ -70,3 +72,30 @@ def test_a_name_that_was_found_gone_while_its_file_was_sent_is_there():
     row, dirty = merged(Row("a", None, Local(NEW), gone), sent)
 
     assert (row.remote, dirty) == (Remote(NEW, 6), False)
+
+
+SEEN = Change("a", ancestor=Ancestor(NEW), local=Local(NEW), remote=Remote(NEW, 6, nuid="new", chunks=1), seen=5)
+
+
+def test_a_change_of_all_sides_needs_nothing_of_the_row_but_its_revision():
+    for revision in (5, 6):
+        row = Row("a", ROW.ancestor, ROW.local, Remote(OLD, revision), Verdict.CONFLICT)
+
+        assert (whole(SEEN, revision), False) == merged(row, SEEN)
+
+
+@pytest.mark.parametrize(
+    ("change", "revision"),
+    [
+        (SEEN, 7),  # somebody wrote meanwhile
+        (SEEN, 4),  # the row went back behind what the action saw
+        (Change("a", ancestor=Ancestor(NEW), local=Local(NEW), seen=5), 5),
+        (Change("a", ancestor=Ancestor(NEW), remote=Remote(NEW, 6), seen=5), 5),
+        (Change("a", local=Local(NEW), remote=Remote(NEW, 6), seen=5), 5),
+        (Change("a", ancestor=None, local=None, remote=Remote(None, 6, gone=Gone.DELETED), seen=5), 5),
+        (Change("a", ancestor=None, local=None, remote=None, seen=5), 5),
+        (Change("a", ancestor=None, local=None, remote=Remote(NEW, 6), seen=5, dirty=True), 5),
+    ],
+)
+def test_any_other_change_is_merged_with_the_row(change: Change, revision: int):
+    assert whole(change, revision) is None

@@ -30,7 +30,7 @@ SCOPE = Scope(
 
 def meta(name: str, **fields: object) -> MetaMessage:
     info = ObjectInfo(bucket="b", name=name, nuid="N", size=1, chunks=1, digest=DIGEST, revision=7)
-    return MetaMessage(7, 0, name, replace(info, **fields), None)  # type: ignore[arg-type]
+    return MetaMessage(7, 0, name, replace(info, **fields))  # type: ignore[arg-type]
 
 
 def test_an_object_below_the_prefix_is_a_file_at_the_rest_of_its_name():
