@@ -64,9 +64,9 @@ def bench(place: Place, options: argparse.Namespace) -> list[Report]:
         small, middle, large = (Side(stack, place, options, files) for files in (100, 2000, options.files))
         for side in (small, middle, large):
             _wait_quiet(side.running.pid)
+        _idle(report, large, options.seconds)  # first: half a minute after a change its old chunks are purged
         _changes(report, small, large, options.rounds)
         _bursts(report, middle, large, options.bursts)
-        _idle(report, large, options.seconds)
     with ExitStack() as stack:
         _rescans(report, Side(stack, place, options, options.files, rescan="1s"), options.seconds)
     return [report]

@@ -44,8 +44,8 @@ class Agent:
         self.config_file.write_text(json.dumps({**self._config, "http": http}))
 
     def sync(self) -> Measure:
-        """`jetsync sync`, as one command."""
-        return self._command("sync")
+        """`jetsync sync`, as one command. A busy server is waited for: slow is a figure, given up is none."""
+        return self._command("sync", "--timeout", "30m")
 
     def make_bucket(self) -> None:
         self._command("bucket", "apply")

@@ -23,7 +23,9 @@ def make(root: Path, files: int, size: int, *, per_directory: int = PER_DIRECTOR
             (root / f"{number // per_directory:05}").mkdir(parents=True)
         start = number * 7 % 4096
         content = (b"%x." % number + noise[start : start + size])[:size]
-        descriptor = os.open(root / name_of(number, per_directory=per_directory), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        descriptor = os.open(
+            root / name_of(number, per_directory=per_directory), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644
+        )
         os.write(descriptor, content)
         os.close(descriptor)
     os.sync()
