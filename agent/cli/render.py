@@ -66,10 +66,15 @@ def plan(mappings: Sequence[Mapping[str, Any]]) -> None:
 
 
 def status(answer: Mapping[str, Any]) -> None:
-    """The running agent: a line about the connection, a table of the mappings, then problems."""
+    """The running agent: a line about the connection, tables of mappings and of what has snapshots, then problems."""
     nats, agent = answer["nats"], answer["agent"]
     state = "connected to" if nats["connected"] else "not connected to"
     say(f"{agent['name']} (jetsync {agent['version']}, pid {agent['pid']}), {state} {nats['server']}")
+    _mappings(answer["mappings"])
+    _items(answer["snapshots"])
+
+
+def _mappings(mappings: Sequence[Mapping[str, Any]]) -> None:
     rows: list[list[Piece]] = [
         [
             mapping["name"],
@@ -80,17 +85,49 @@ def status(answer: Mapping[str, Any]) -> None:
             str(mapping["conflicts"]),
             str(sum(mapping["problems"].values())),
         ]
-        for mapping in answer["mappings"]
+        for mapping in mappings
     ]
-    table(("MAPPING", "STATE", "MODE", "LOCAL", "REMOTE", "PENDING", "CONFLICTS", "PROBLEMS"), rows)
-    for mapping in answer["mappings"]:
-        if error := mapping["last_error"]:
-            text = f"{mapping['name']}: {error['message']}; {error['remedy']}".rstrip("; ")
-            say(Styled(printable(text), "yellow"))
+    if rows:
+        table(("MAPPING", "STATE", "MODE", "LOCAL", "REMOTE", "PENDING", "CONFLICTS", "PROBLEMS"), rows)
+    for mapping in mappings:
+        _last_error(mapping)
         if mapping["watch_detail"]:
             say(Styled(f"{mapping['name']}: {mapping['watch_detail']}", "yellow"))
         for problem in mapping["problem_paths"][:SHOWN]:
             say(f"  {printable(problem['path'])}: {problem['reason']}: {printable(problem['remedy'])}")
+
+
+def _items(items: Sequence[Mapping[str, Any]]) -> None:
+    """Publications and subscriptions: what each is, where it stands, then what is wrong."""
+    rows: list[list[Piece]] = [
+        [
+            item["name"],
+            item["kind"],
+            styled_state(item["state"]),
+            item["repository"],
+            item["channel"] or "pinned",
+            item["snapshot"] or "none yet",
+        ]
+        for item in items
+    ]
+    if rows:
+        table(("NAME", "KIND", "STATE", "REPOSITORY", "CHANNEL", "SNAPSHOT"), rows)
+    for item in items:
+        _last_error(item)
+        if item["foreign"]:
+            names = ", ".join(printable(name) for name in item["foreign"])
+            say(
+                Styled(
+                    f"{item['name']}: not of this agent, left alone in {printable(item['directory'])}: {names}",
+                    "yellow",
+                )
+            )
+
+
+def _last_error(one: Mapping[str, Any]) -> None:
+    if error := one["last_error"]:
+        text = f"{one['name']}: {error['message']}; {error['remedy']}".rstrip("; ")
+        say(Styled(printable(text), "yellow"))
 
 
 def _attention(report: Mapping[str, Any]) -> None:

@@ -241,6 +241,11 @@ def bucket_of(repository: str, identity: str) -> str:
     return f"{repository}_{identity}"
 
 
+def repository_of(bucket: str, identity: str) -> str:
+    """The other way: the repository of the snapshot whose bucket has this name."""
+    return bucket.removesuffix(f"_{identity}")
+
+
 def identity_in(bucket: str, *, repository: str) -> str | None:
     """The id of the snapshot that a bucket of this name holds, if it is one of the repository."""
     start, _, identity = bucket.rpartition("_")

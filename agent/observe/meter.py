@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from agent.core.entries import Mode
 from agent.observe.reasons import ErrorReason, reason_of
-from agent.observe.status import MappingStatus, State
+from agent.observe.status import MappingStatus, SnapshotCounts, SnapshotStatus, State
 
 
 class Meter:
@@ -54,12 +54,23 @@ class Meter:
         """A full look at a side: local | remote."""
 
 
+class SnapshotMeter:
+    """What a publication or a subscription says of itself."""
+
+    def show(self, status: SnapshotStatus, counts: SnapshotCounts) -> None:
+        """All that it has; counts: since the start of what is counted."""
+
+
 class Meters:
     """Of the whole agent."""
 
     def mapping(self, name: str, *, bucket: str, mode: Mode, expected_interval: float = 0.0) -> Meter:  # noqa: ARG002
         """That of the mapping `name`. expected_interval: seconds, see its series' help."""
         return Meter()
+
+    def snapshots(self, kind: str, name: str) -> SnapshotMeter:  # noqa: ARG002
+        """That of the publication or subscription `name`."""
+        return SnapshotMeter()
 
     def connected(self, connected: bool) -> None:
         """Whether the server is connected now."""

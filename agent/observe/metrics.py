@@ -32,6 +32,7 @@ from agent.observe import series
 from agent.observe.meter import Meter, Meters
 from agent.observe.reasons import INTEGRITY, ErrorReason
 from agent.observe.series import Series
+from agent.observe.snapshotmetrics import SnapshotMetrics
 from agent.observe.status import MappingStatus, State
 from agent.observe.version import program_version
 
@@ -50,6 +51,7 @@ class Metrics(Meters):
         self._all = _Both(self.registry, self._process)
         self._series = Series(self.registry)
         self._mappings: dict[str, MappingMetrics] = {}
+        self._snapshots: dict[str, SnapshotMetrics] = {}
         self._series.build_info.labels(version or program_version(), revision, platform.python_version()).set(1)
         for operation in series.OPERATIONS:
             self._series.transfer_seconds.labels(operation)
@@ -62,11 +64,19 @@ class Metrics(Meters):
         metrics.describe(bucket=bucket, mode=mode, expected_interval=expected_interval)
         return metrics
 
+    def snapshots(self, kind: str, name: str) -> SnapshotMetrics:
+        """The metrics of the publication or subscription `name`, made when new."""
+        metrics = self._snapshots.get(name)
+        if metrics is None or metrics.kind != kind:
+            self.forget(name)
+            metrics = self._snapshots[name] = SnapshotMetrics(self._series, kind, name)
+        return metrics
+
     def forget(self, name: str) -> None:
-        """Remove every series of a mapping; its MappingMetrics may still be called, and shows nowhere."""
-        metrics = self._mappings.pop(name, None)
-        if metrics is not None:
-            metrics.remove()
+        """Remove every series of what has this name; its metrics may still be called, and show nowhere."""
+        for metrics in (self._mappings.pop(name, None), self._snapshots.pop(name, None)):
+            if metrics is not None:
+                metrics.remove()
 
     # -- the connection and the configuration --
 

@@ -24,6 +24,8 @@ SKIPPED_BYTES_REASONS = ("unchanged", "local_copy", "dedup")
 PROBLEM_REASONS = tuple(reason.value for reason in Reason if not reason.skipped)
 SKIP_REASONS = tuple(reason.value for reason in Reason if reason.skipped)
 ERROR_REASONS = tuple(reason.value for reason in ErrorReason)
+SNAPSHOT_RESULTS = ("changed", "noop", "error")
+SNAPSHOT_SOURCES = ("transferred", "reused")
 
 _RECONCILE_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 1800)
 _TRANSFER_BUCKETS = (0.002, 0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 1800)
@@ -130,3 +132,37 @@ class Series:
             "watch_overflows", "Times that a watcher lost hints, which a full scan makes up for.", "mapping", "source"
         )
         self.full_scans = counter("full_scans", "Full looks at a side.", "mapping", "source")
+
+        # A publication or a subscription: kind and name.
+        of_item = ("kind", "name")
+        self.snapshot_info = gauge(
+            "snapshot_info",
+            "Always 1; the label tells the snapshot that was published last, or is installed.",
+            *(*of_item, "snapshot"),
+        )
+        self.snapshots = counter(
+            "snapshots", "Publishes and installs, by result: changed, noop (nothing new) or error.", *of_item, "result"
+        )
+        self.published = gauge(
+            "published_snapshot_timestamp_seconds",
+            "When a snapshot was last published; 0 = not since the start.",
+            "name",
+        )
+        self.installed = gauge(
+            "installed_snapshot_timestamp_seconds",
+            "When a snapshot was last installed; 0 = not since the start.",
+            "name",
+        )
+        self.snapshot_success = gauge(
+            "snapshot_last_success_timestamp_seconds",
+            "When an attempt last came through, also with nothing to do; 0 = not since the start.",
+            *of_item,
+        )
+        self.snapshot_bytes = counter(
+            "snapshot_bytes", "Bytes of content: transferred, or reused since they were there.", *of_item, "source"
+        )
+        self.verification_failures = counter(
+            "snapshot_verification_failures",
+            "Installs that failed since a snapshot, its content or its channel wasn't what it has to be.",
+            "name",
+        )

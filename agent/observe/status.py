@@ -132,6 +132,23 @@ class SnapshotStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotCounts:
+    """What a publication or a subscription did since its start.
+
+    last_change: when it last published or installed something. transferred, reused: bytes. unverified: of the errors,
+    those in which what was to be installed wasn't what it has to be.
+    """
+
+    changed: int = 0
+    noop: int = 0
+    error: int = 0
+    last_change: float | None = None
+    transferred: int = 0
+    reused: int = 0
+    unverified: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NatsStatus:
     """The connection. server: its URL, without secrets whatever is given. rtt: seconds."""
 

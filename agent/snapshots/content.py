@@ -25,6 +25,7 @@ from agent.core.manifest import Manifest, content_name
 from agent.errors import ObjectNotFoundError, RevisionError, SnapshotError, StoreError
 from agent.objectstore import Bucket, new_nuid
 from agent.snapshots.many import each
+from agent.snapshots.report import Progress, no_progress
 from agent.snapshots.stored import Found, Stored, Verdict
 from agent.state import JournalEntry
 from agent.sync.db import Db
@@ -59,10 +60,21 @@ class Tally:
 
 
 class Objects:
-    """The wanted objects of one bucket. stamps: whether old ones are stamped anew; `grace`: seconds."""
+    """The wanted objects of one bucket. stamps: whether old ones are stamped anew; `grace`: seconds.
+
+    on_progress: bytes stored, and to be stored.
+    """
 
     def __init__(
-        self, bucket: Bucket, db: Db, *, limits: Limits, stamps: bool, grace: float = GRACE, now: Callable[[], float]
+        self,
+        bucket: Bucket,
+        db: Db,
+        *,
+        limits: Limits,
+        stamps: bool,
+        grace: float = GRACE,
+        now: Callable[[], float],
+        on_progress: Progress = no_progress,
     ) -> None:
         self._bucket = bucket
         self._stored = Stored(bucket)
@@ -71,6 +83,8 @@ class Objects:
         self._stamps = stamps
         self._grace = grace
         self._now = now
+        self._on_progress = on_progress
+        self._sent = self._to_send = 0
         self.tally = Tally()
 
     async def ensure(self, wanted: list[Wanted]) -> None:
@@ -92,6 +106,7 @@ class Objects:
 
         await each(wanted, look)
         await self._journal([(nuids[one.name], one.name, found.revision) for one, found in missing])
+        self._to_send += sum(one.size for one, _ in missing)
         await each(missing, lambda item: self._put(*item, nuid=nuids[item[0].name]))
         await self._db(lambda store: store.journal_remove([nuids[one.name] for one, _ in missing]))
 
@@ -112,6 +127,14 @@ class Objects:
 
     async def _put(self, one: Wanted, found: Found, *, nuid: str) -> None:
         revision = found.revision
+        counted = 0
+
+        def stored(size: int) -> None:
+            nonlocal counted
+            self._sent += size - counted
+            counted = size
+            self._on_progress(self._sent, self._to_send)
+
         for _ in range(_ATTEMPTS):
             try:
                 async with self._limits.transfer(one.size):
@@ -124,17 +147,20 @@ class Objects:
                         expected_revision=revision,
                         nuid=nuid,
                         purge_old=bool(revision),
+                        on_progress=stored,
                     )
             except RevisionError as error:
                 found = await self._stored.look(one.name, one.digest, one.size)
                 if found.verdict is Verdict.WHOLE:
                     self.tally.reused += 1
                     self.tally.bytes_reused += one.size
+                    stored(one.size)
                     return
                 revision = found.revision or error.actual or 0
                 nuid = new_nuid()
                 await self._journal([(nuid, one.name, revision)])
                 continue
+            stored(one.size)
             self.tally.uploads += 1
             self.tally.bytes_up += one.size
             self.tally.healed += found.verdict is Verdict.DAMAGED

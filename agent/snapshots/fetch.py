@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from agent.config.model import Subscription
 from agent.core import channels, manifest
@@ -26,6 +27,7 @@ from agent.core.manifest import Manifest
 from agent.directory import Building
 from agent.errors import (
     BadMetaError,
+    BucketNotFoundError,
     ChannelError,
     ChunksError,
     DigestError,
@@ -37,6 +39,7 @@ from agent.errors import (
 )
 from agent.objectstore import Bucket, Link, ObjectInfo, Reader
 from agent.snapshots.many import each
+from agent.snapshots.report import Progress
 from agent.snapshots.repository import Repository, read_manifest
 from agent.snapshots.threads import Threads
 from agent.sync.limits import SMALL, Limits
@@ -45,9 +48,16 @@ _TRANSFERS = 4
 # Small files written in one thread hop: files, and bytes.
 _LOT = 256
 _LOT_BYTES = 4 << 20
+_NOT_TO_BE_HAD = (
+    BucketNotFoundError,
+    ObjectNotFoundError,
+    BadMetaError,
+    ChunksError,
+    DigestError,
+    LinkError,
+    RevisionError,
+)
 _HEAL = "publish again, which puts content that is missing or damaged"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +70,17 @@ class Wanted:
     record: Record | None = None
 
 
-async def wanted(repository: Repository, config: Subscription, accepted: Accepted) -> Wanted:
+class Opening(Protocol):
+    """Opens what is read from, each when it is needed (`reach`)."""
+
+    async def repository(self) -> Repository: ...
+
+    async def snapshot(self, identity: str) -> Bucket:
+        """:raises SnapshotError: there is no such snapshot"""
+        ...
+
+
+async def wanted(opening: Opening, config: Subscription, accepted: Accepted) -> Wanted:
     """What the subscription is to have now. accepted: the record that was taken last.
 
     :raises ChannelError: the channel doesn't exist, leads nowhere, or isn't to be trusted
@@ -68,6 +88,7 @@ async def wanted(repository: Repository, config: Subscription, accepted: Accepte
     if config.snapshot is not None:
         return Wanted(config.snapshot)
     name = config.channel or ""
+    repository = await opening.repository()
     channel = await repository.channel(name)
     if channel is None:
         raise NoChannelError(
@@ -95,9 +116,9 @@ class Source:
     """A snapshot that may be installed: complete and consistent, as far as metas can tell."""
 
     def __init__(
-        self, repository: Repository, bucket: Bucket, tree: Manifest, copies: dict[str, ObjectInfo], threads: Threads
+        self, opening: Opening, bucket: Bucket, tree: Manifest, copies: dict[str, ObjectInfo], threads: Threads
     ) -> None:
-        self._repository = repository
+        self._opening = opening
         self._bucket = bucket
         self.manifest = tree
         self._copies = copies
@@ -106,9 +127,10 @@ class Source:
         self.bytes_down = 0
 
     @classmethod
-    async def open(cls, repository: Repository, what: Wanted, config: Subscription, threads: Threads) -> Source:
+    async def open(cls, opening: Opening, what: Wanted, config: Subscription, threads: Threads) -> Source:
         """:raises SnapshotError: it isn't complete, contradicts itself, or isn't to be trusted"""
-        bucket = await repository.snapshot_bucket(what.snapshot)
+        bucket = await opening.snapshot(what.snapshot)
+        repository = manifest.repository_of(bucket.origin or bucket.name, what.snapshot)
         if not bucket.sealed and bucket.origin is None:
             raise SnapshotError(
                 f"snapshot {what.snapshot} isn't sealed: it was never completed",
@@ -129,7 +151,7 @@ class Source:
                 remedy="publish again, or move the channel to another one",
             )
         copies = {info.name: info for info in infos if info.link is None}
-        return cls(repository, bucket, stated.manifest, copies, threads)
+        return cls(opening, bucket, stated.manifest, copies, threads)
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 
@@ -182,7 +204,7 @@ class Source:
         copy = self._copies.get(path)
         if copy is not None:
             return self._bucket, copy
-        bucket = self._repository.bucket
+        bucket = (await self._opening.repository()).bucket
         info = await bucket.info(manifest.content_name(entry.digest))
         if info.link is not None:
             raise LinkError(f"{bucket.name}/{info.name} is a link, where content must be")
@@ -220,11 +242,11 @@ def _named(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ObjectNotFoundError, BadMetaError, ChunksError, DigestError, LinkError, RevisionError) as error:
+    except _NOT_TO_BE_HAD as error:
         raise SnapshotError(f"the content of {path} can't be had: {error.message}", remedy=_HEAL) from error
 
 
-def _contradiction(tree: Manifest, infos: list[ObjectInfo], bucket: Bucket, repository: Repository) -> str:
+def _contradiction(tree: Manifest, infos: list[ObjectInfo], bucket: Bucket, repository: str) -> str:
     """The first thing in which the bucket differs from its manifest, in words; "" for none."""
     there = {info.name: info for info in infos}
     here = {bucket.name, bucket.origin}
@@ -237,7 +259,7 @@ def _contradiction(tree: Manifest, infos: list[ObjectInfo], bucket: Bucket, repo
             if (info.digest, info.size) != (entry.digest, entry.size):
                 return f"{path!r} is another object"
         elif entry.kind is Kind.FILE:
-            if link != Link(repository.name, manifest.content_name(entry.digest)):
+            if link != Link(repository, manifest.content_name(entry.digest)):
                 return f"{path!r} leads elsewhere"
         elif entry.kind is Kind.LINK:
             if link is None or link.bucket not in here or link.name != entry.target:

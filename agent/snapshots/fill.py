@@ -21,7 +21,7 @@ from agent.snapshots import repository as places
 from agent.snapshots.complete import target_of
 from agent.snapshots.content import Objects, Wanted, contents_of
 from agent.snapshots.many import each
-from agent.snapshots.report import SnapshotReport
+from agent.snapshots.report import Progress, SnapshotReport, no_progress
 from agent.snapshots.repository import Repository
 from agent.snapshots.signing import Signer
 from agent.sync.db import Db
@@ -45,6 +45,7 @@ class Filling:
         db: Db,
         *,
         now: Callable[[], float],
+        on_progress: Progress = no_progress,
     ) -> None:
         self._copies = config.content == "copies"
         self._repository = repository
@@ -52,6 +53,7 @@ class Filling:
         self._open = open_
         self._db = db
         self._now = now
+        self._on_progress = on_progress
         self._limits = Limits(transfers=_TRANSFERS, upload=0, download=0)
 
     async def have_content(self, report: SnapshotReport) -> None:
@@ -87,12 +89,15 @@ class Filling:
         if signer is not None:
             texts = {manifest.SIGNATURE_NAME: places.signature_text(signer, self._tree.encoded)} | texts
         for name, text in texts.items():
-            await self._objects(bucket, stamps=False).ensure([_text(name, text)])
+            objects = Objects(bucket, self._db, limits=self._limits, stamps=False, now=self._now)
+            await objects.ensure([_text(name, text)])
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _objects(self, bucket: Bucket, *, stamps: bool) -> Objects:
-        return Objects(bucket, self._db, limits=self._limits, stamps=stamps, now=self._now)
+        return Objects(
+            bucket, self._db, limits=self._limits, stamps=stamps, now=self._now, on_progress=self._on_progress
+        )
 
     def _bytes(self, path: str) -> AsyncIterator[bytes]:
         return self._open(path, self._tree.entries[path])

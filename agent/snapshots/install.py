@@ -31,10 +31,9 @@ from agent.directory import Building, Previous, Versions
 from agent.errors import JetsyncError, RefusedError, SnapshotError
 from agent.observe.logging import get_logger
 from agent.snapshots import hooks
-from agent.snapshots.fetch import Progress, Source, Wanted, wanted
+from agent.snapshots.fetch import Opening, Source, Wanted, wanted
 from agent.snapshots.hooks import Change
-from agent.snapshots.report import SnapshotReport
-from agent.snapshots.repository import Repository
+from agent.snapshots.report import Progress, SnapshotReport, no_progress
 from agent.snapshots.threads import Threads
 from agent.sync.db import Db
 
@@ -65,7 +64,7 @@ class Installing:
         folder: Path,
         report: SnapshotReport,
         threads: Threads,
-        on_progress: Progress = lambda _done, _total: None,
+        on_progress: Progress = no_progress,
     ) -> None:
         self._config = config
         self._versions = versions
@@ -78,7 +77,7 @@ class Installing:
         self.next_removal: float | None = None
         """Seconds until an old version may be removed."""
 
-    async def run(self, repository: Repository, *, check: bool) -> None:
+    async def run(self, opening: Opening, *, check: bool) -> None:
         """Have what the subscription wants be current. check: see that the current version is as it was installed, and
         not only that it is there.
 
@@ -87,9 +86,9 @@ class Installing:
         """
         await self._threads(self._versions.check_root)
         current = self._report.id = self._report.previous = await self._threads(self._versions.current)
-        what = await wanted(repository, self._config, await self._accepted())
+        what = await wanted(opening, self._config, await self._accepted())
         if what.snapshot != current or await self._is_damaged(current, thoroughly=check):
-            await self._provide(what, repository, current)
+            await self._provide(what, opening, current)
         if what.snapshot != current:
             await self._before(what, current)
             await self._accept(what)
@@ -149,9 +148,9 @@ class Installing:
 
     # -- the version -------------------------------------------------------------------------------------------------
 
-    async def _provide(self, what: Wanted, repository: Repository, current: str) -> None:
+    async def _provide(self, what: Wanted, opening: Opening, current: str) -> None:
         """Have the version whole on the disk."""
-        source = await Source.open(repository, what, self._config, self._threads)
+        source = await Source.open(opening, what, self._config, self._threads)
         tree = source.manifest
         self._check_names(tree)
         if not await self._is_there(what.snapshot, tree):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from agent.observe.status import SnapshotStatus
-from agent.snapshots.report import SnapshotReport
+from agent.observe.status import SnapshotCounts, SnapshotStatus
+from agent.snapshots.report import Progress, SnapshotReport, no_progress
 
 
 class Item(Protocol):
@@ -30,8 +30,8 @@ class Item(Protocol):
         """Begin nothing new; `run` returns when what is under way has ended. False: that may never be."""
         ...
 
-    async def converge(self) -> SnapshotReport:
-        """One attempt, and what came of it."""
+    async def converge(self, on_progress: Progress = no_progress) -> SnapshotReport:
+        """One attempt, and what came of it. on_progress: called while it transfers."""
         ...
 
     async def converged_before(self) -> bool:
@@ -42,3 +42,5 @@ class Item(Protocol):
         """The connection is back: what failed may be tried at once."""
 
     def status(self) -> SnapshotStatus: ...
+
+    def counts(self) -> SnapshotCounts: ...

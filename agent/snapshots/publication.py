@@ -17,11 +17,11 @@ from pathlib import Path
 from agent.config.model import Publication as PublicationConfig
 from agent.errors import ConnectError, JetsyncError, StoreUnavailableError
 from agent.objectstore import Bucket
-from agent.observe.status import SnapshotStatus, State
+from agent.observe.status import SnapshotCounts, SnapshotStatus, State
 from agent.snapshots import changes
 from agent.snapshots.changes import Changes
-from agent.snapshots.publish import Publishing
-from agent.snapshots.report import PUBLICATION, SnapshotReport
+from agent.snapshots.publish import Publishing, published_last
+from agent.snapshots.report import PUBLICATION, Progress, SnapshotReport, no_progress
 from agent.snapshots.repository import Repository
 from agent.snapshots.standing import Standing
 from agent.snapshots.tree import BucketTree, DirectoryTree, Tree
@@ -34,6 +34,7 @@ class Publication:
     """`run` is its only task; the other methods may be called from anywhere in the event loop, while it runs.
 
     published, failed, nothing_new: how often an attempt came to that. last: the report of the last attempt.
+    last_publish: when this run last published something.
     """
 
     kind = PUBLICATION
@@ -70,6 +71,7 @@ class Publication:
         self.name = config.name
         self.last: SnapshotReport | None = None
         self.published = self.failed = self.nothing_new = 0
+        self.last_publish: float | None = None
         self.bytes_up = self.bytes_reused = 0
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -78,6 +80,7 @@ class Publication:
         """Publish whenever it is time, until `drain`."""
         self._db = await Db.open(self._state_path, self.config.name)
         try:
+            self._standing.current = await published_last(self._db)
             self._opened.set()
             self._standing.enter(State.IDLE)
             if self._follow and self.config.trigger == "on-change":
@@ -134,14 +137,14 @@ class Publication:
 
     # -- one attempt ---------------------------------------------------------------------------------------------
 
-    async def converge(self) -> SnapshotReport:
+    async def converge(self, on_progress: Progress = no_progress) -> SnapshotReport:
         """Publish the tree as it is now, if that is news."""
         report = SnapshotReport(PUBLICATION, self.config.name)
         await self._opened.wait()
         async with self._lock:
             self._standing.enter(State.SYNCING)
             try:
-                await self._attempt(report)
+                await self._attempt(report, on_progress)
             except JetsyncError as error:
                 report.failed(error)
                 self._failed(error)
@@ -152,20 +155,23 @@ class Publication:
         self.bytes_reused += report.bytes_reused
         return report
 
-    async def _attempt(self, report: SnapshotReport) -> None:
+    async def _attempt(self, report: SnapshotReport, on_progress: Progress) -> None:
         db = self._db
         assert db is not None
         repository = Repository(await self._bucket(self.config.repository))
         if self.config.directory is None:
             source = await self._source()
             tree: Tree = BucketTree(source, self.config.prefix, repository=source.name == self.config.repository)
-            await Publishing(self.config, repository, tree, db, now=self._now).run(report)
+            await self._publishing(repository, tree, db, on_progress).run(report)
             return
         directory = DirectoryTree(self.config.directory, db)
         try:
-            await Publishing(self.config, repository, directory, db, now=self._now).run(report)
+            await self._publishing(repository, directory, db, on_progress).run(report)
         finally:
             await directory.close()
+
+    def _publishing(self, repository: Repository, tree: Tree, db: Db, on_progress: Progress) -> Publishing:
+        return Publishing(self.config, repository, tree, db, now=self._now, on_progress=on_progress)
 
     async def _source(self) -> Bucket:
         assert self.config.bucket is not None
@@ -198,6 +204,7 @@ class Publication:
         self._standing.came_through()
         if report.changed:
             self.published += 1
+            self.last_publish = self._now()
             self._standing.log.info("published", snapshot=report.id, previous=report.previous, uploads=report.uploads)
         else:
             self.nothing_new += 1
@@ -211,3 +218,14 @@ class Publication:
     def status(self) -> SnapshotStatus:
         """What it does now."""
         return self._standing.status()
+
+    def counts(self) -> SnapshotCounts:
+        """What it did."""
+        return SnapshotCounts(
+            changed=self.published,
+            noop=self.nothing_new,
+            error=self.failed,
+            last_change=self.last_publish,
+            transferred=self.bytes_up,
+            reused=self.bytes_reused,
+        )

@@ -41,7 +41,7 @@ from agent.snapshots import repository as places
 from agent.snapshots.complete import require_complete
 from agent.snapshots.content import sweep
 from agent.snapshots.fill import Filling
-from agent.snapshots.report import SnapshotReport
+from agent.snapshots.report import Progress, SnapshotReport, no_progress
 from agent.snapshots.repository import Channel, Repository
 from agent.snapshots.signing import Signer
 from agent.snapshots.tree import Tree
@@ -60,16 +60,24 @@ class Made:
 
 
 class Publishing:
-    """One publication's work. `now`: seconds since 1970."""
+    """One publication's work. `now`: seconds since 1970. on_progress: bytes of content sent, and to be sent."""
 
     def __init__(
-        self, config: Publication, repository: Repository, tree: Tree, db: Db, *, now: Callable[[], float] = time.time
+        self,
+        config: Publication,
+        repository: Repository,
+        tree: Tree,
+        db: Db,
+        *,
+        now: Callable[[], float] = time.time,
+        on_progress: Progress = no_progress,
     ) -> None:
         self._config = config
         self._repository = repository
         self._tree = tree
         self._db = db
         self._now = now
+        self._on_progress = on_progress
 
     async def run(self, report: SnapshotReport) -> None:
         """Publish the tree as it is, if that is news; `report` gets what was done.
@@ -96,7 +104,15 @@ class Publishing:
         revision = await self._repository.revision_of(self._config.channel)
         channel = await self._channel()
         last = await self._last()
-        filling = Filling(self._config, self._repository, tree, self._tree.open, self._db, now=self._now)
+        filling = Filling(
+            self._config,
+            self._repository,
+            tree,
+            self._tree.open,
+            self._db,
+            now=self._now,
+            on_progress=self._on_progress,
+        )
         if last is not None and last.manifest == tree.digest and await self._is_whole(last):
             await filling.have_content(report)
             report.id = last.id
@@ -170,8 +186,7 @@ class Publishing:
                 pass  # another one of us has done it
 
     async def _noted(self, key: str) -> Made | None:
-        text = await self._db(lambda store: store.kv_get(key))
-        return Made(**json.loads(text)) if text else None
+        return await _noted(self._db, key)
 
     async def _note(self, key: str, made: Made | None) -> None:
         await self._db(lambda store: store.kv_set(key, json.dumps(asdict(made)) if made is not None else None))
@@ -226,3 +241,14 @@ class Publishing:
                 raise
             record = now.record or record  # another publisher of the same tree
         await self._db(lambda store: store.kv_set("counter", str(record.counter)))
+
+
+async def _noted(db: Db, key: str) -> Made | None:
+    text = await db(lambda store: store.kv_get(key))
+    return Made(**json.loads(text)) if text else None
+
+
+async def published_last(db: Db) -> str:
+    """The id of the snapshot that a publication with this state has published last, "" for none."""
+    made = await _noted(db, "published")
+    return made.id if made is not None else ""

@@ -6,6 +6,7 @@ Both have the same shape. A publication uploads content and links; a subscriptio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +17,13 @@ SUBSCRIPTION: Literal["subscription"] = "subscription"
 
 CONVERGED = "converged"
 FAILED = "failed"
+
+# Bytes transferred so far, and all that are to be.
+Progress = Callable[[int, int], None]
+
+
+def no_progress(_done: int, _total: int) -> None:
+    """For whoever doesn't want to know."""
 
 
 @dataclass(slots=True)

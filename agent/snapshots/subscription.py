@@ -32,10 +32,10 @@ from agent.errors import (
     StoreUnavailableError,
 )
 from agent.objectstore import Bucket, uninterrupted
-from agent.observe.status import SnapshotStatus, State
+from agent.observe.status import SnapshotCounts, SnapshotStatus, State
 from agent.snapshots.install import Installing
-from agent.snapshots.report import SUBSCRIPTION, SnapshotReport
-from agent.snapshots.repository import Repository
+from agent.snapshots.reach import Reach
+from agent.snapshots.report import SUBSCRIPTION, Progress, SnapshotReport, no_progress
 from agent.snapshots.standing import Standing
 from agent.snapshots.threads import Threads
 from agent.sync.db import Db
@@ -66,18 +66,16 @@ class Subscription:
         state_path: Path,
         remotes: Remotes,
         follow: bool = True,
-        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """folder: that of the configuration file, where commands run. follow: install by itself; else only when
-        somebody asks. on_progress: bytes fetched, and to be fetched."""
+        somebody asks."""
         self.config = config
         self.name = config.name
         self._follows = follow
         self._folder = folder
         self._state_path = state_path
         self._remotes = remotes
-        self._on_progress = on_progress
         self._now = now
         self._standing = Standing(
             SUBSCRIPTION,
@@ -156,10 +154,10 @@ class Subscription:
         self._poked.set()
         return not self._lock.locked() and self._opened.is_set()
 
-    def _hear(self, bucket: Bucket) -> None:
+    def _hear(self, bucket: Bucket, channel: str) -> None:
         """Be told of the channel's moves, from now on."""
-        if self._follows and self.config.channel is not None and (self._following is None or self._following.done()):
-            work = self._follow_channel(bucket, channel_name(self.config.channel))
+        if self._follows and (self._following is None or self._following.done()):
+            work = self._follow_channel(bucket, channel_name(channel))
             self._following = asyncio.create_task(work, name=f"follow {self.config.name}")
 
     async def _follow_channel(self, bucket: Bucket, name: str) -> None:
@@ -178,14 +176,14 @@ class Subscription:
 
     # -- one attempt ---------------------------------------------------------------------------------------------
 
-    async def converge(self) -> SnapshotReport:
+    async def converge(self, on_progress: Progress = no_progress) -> SnapshotReport:
         """Install what the subscription wants, if it isn't current."""
         report = SnapshotReport(SUBSCRIPTION, self.config.name)
         await self._opened.wait()
         async with self._lock:
             self._standing.enter(State.SYNCING)
             try:
-                await self._attempted(report)
+                await self._attempted(report, on_progress)
             except JetsyncError as error:
                 report.failed(error)
                 self._failed(error, report)
@@ -194,12 +192,12 @@ class Subscription:
         self.last = report
         return report
 
-    async def _attempted(self, report: SnapshotReport) -> None:
+    async def _attempted(self, report: SnapshotReport, on_progress: Progress) -> None:
         """The attempt, in a task that ends with `run`, whoever asked for it."""
         stops = RefusedError("the agent stops", remedy="ask again when it runs")
         if self._stopped:
             raise stops
-        self._attempting = asyncio.create_task(self._attempt(report), name=f"install {self.config.name}")
+        self._attempting = asyncio.create_task(self._attempt(report, on_progress), name=f"install {self.config.name}")
         try:
             await self._attempting
         except asyncio.CancelledError as error:
@@ -207,7 +205,7 @@ class Subscription:
                 raise stops from error
             raise
 
-    async def _attempt(self, report: SnapshotReport) -> None:
+    async def _attempt(self, report: SnapshotReport, on_progress: Progress) -> None:
         db = self._db
         assert db is not None
         threads = Threads()
@@ -219,17 +217,18 @@ class Subscription:
             folder=self._folder,
             report=report,
             threads=threads,
-            on_progress=self._on_progress,
+            on_progress=on_progress,
         )
         await self._tell_foreign(versions, threads)
         try:
+            reach = Reach(self.config, self._remotes, db)
             try:
-                bucket = await self._repository(db)
+                if self.config.channel is not None:
+                    self._hear((await reach.repository()).bucket, self.config.channel)
+                await installing.run(reach, check=not self._checked)
             except (ConnectError, StoreUnavailableError):
                 await installing.stay()
                 raise
-            self._hear(bucket)
-            await installing.run(Repository(bucket), check=not self._checked)
             await db(lambda store: store.kv_set("converged", "1"))
             self._checked = True
         finally:
@@ -255,14 +254,6 @@ class Subscription:
         """Whatever becomes of the one who waits for this, `_close` finds what was opened."""
         self._versions = Versions.open(self.config.directory)
 
-    async def _repository(self, db: Db) -> Bucket:
-        """:raises ConnectError, BucketNotFoundError, NotABucketError, StoreUnavailableError"""
-        seen = await db(lambda store: store.kv_get("bucket_seen") is not None)
-        opened = await self._remotes.open(self.config.repository, seen=seen)
-        assert opened.bucket is not None  # only a dry run has none
-        await db(lambda store: store.kv_set("bucket_seen", "1"))
-        return opened.bucket
-
     async def _tell_foreign(self, versions: Versions, threads: Threads) -> None:
         """What isn't ours in the directory is left alone, and told once."""
         found = await threads(versions.foreign)
@@ -286,8 +277,10 @@ class Subscription:
 
     def _came_through(self, report: SnapshotReport) -> None:
         self._standing.current = report.id
-        self._count(report)
+        if report.changed or not report.exit_code:
+            self._count(report)
         if report.exit_code:  # installed, but `after` or the webhook failed
+            self.failed += 1
             error = RefusedError(report.errors[0], remedy="it is tried again")
             self._tell(error, State.RETRYING)
             return
@@ -315,6 +308,18 @@ class Subscription:
     def status(self) -> SnapshotStatus:
         """What it does now."""
         return self._standing.status()
+
+    def counts(self) -> SnapshotCounts:
+        """What it did."""
+        return SnapshotCounts(
+            changed=self.installed,
+            noop=self.nothing_new,
+            error=self.failed,
+            last_change=self.last_install,
+            transferred=self.bytes_down,
+            reused=self.bytes_reused,
+            unverified=self.unverified,
+        )
 
 
 def _waits(error: JetsyncError) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.config.model import Config
 from agent.config.model import Publication as PublicationConfig
 from agent.config.model import Subscription as SubscriptionConfig
 from agent.errors import ConnectError, StoreUnavailableError, UsageError
+from agent.observe.meter import Meters
 from agent.observe.readiness import MappingReadiness
 from agent.observe.status import SnapshotStatus
 from agent.snapshots.report import PUBLICATION, SUBSCRIPTION, SnapshotReport
@@ -29,13 +30,38 @@ if TYPE_CHECKING:
 ItemConfig = PublicationConfig | SubscriptionConfig
 
 
+Emit = Callable[[Mapping[str, Any]], None]
+# Between two words on how far something is.
+_TELL_SECONDS = 0.1
+
+
+class Telling:
+    """Tells whoever has asked how far one item is, but not each small step. A Progress."""
+
+    def __init__(self, name: str, emit: Emit) -> None:
+        self._name = name
+        self._emit = emit
+        self._told = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done >= total or now - self._told >= _TELL_SECONDS:
+            self._told = now
+            self._emit({"name": self._name, "done": done, "total": total})
+
+
 class Items:
     """spawn: starts a task of the supervisor's, by its name."""
 
     def __init__(
-        self, config: Config, uplink: Uplink, spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self,
+        config: Config,
+        uplink: Uplink,
+        metrics: Meters,
+        spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self._config = config
+        self._metrics = metrics
         self._uplink = uplink
         self._spawn = spawn
         self._running: dict[str, tuple[Item, asyncio.Task[None]]] = {}
@@ -47,6 +73,7 @@ class Items:
         for config in configs:
             if config.name not in self._running:
                 item = self._made(config, follow=follow)
+                self._show(item)
                 work = guarded(item.run, kind=item.kind, name=item.name)
                 self._running[config.name] = item, self._spawn(f"{item.kind} {item.name}", work)
         return [self._running[config.name][0] for config in configs]
@@ -104,11 +131,13 @@ class Items:
             raise UsageError(f"no {kind} is named {name!r}", remedy=there_are)
         return known[name]
 
-    async def converge(self, configs: Sequence[ItemConfig], *, timeout: float) -> list[SnapshotReport]:
-        """One after the other. timeout: seconds to wait for a server that is away."""
-        return [await self._converge(item, timeout) for item in self.start(configs, follow=False)]
+    async def converge(
+        self, configs: Sequence[ItemConfig], *, timeout: float, emit: Emit = lambda _: None
+    ) -> list[SnapshotReport]:
+        """One after the other. timeout: seconds to wait for a server that is away. emit: gets their progress."""
+        return [await self._converge(item, timeout, emit) for item in self.start(configs, follow=False)]
 
-    async def _converge(self, item: Item, timeout: float) -> SnapshotReport:
+    async def _converge(self, item: Item, timeout: float, emit: Emit) -> SnapshotReport:
         """Until it has come through, or has failed for another reason than that the server was away."""
         backoff = Backoff(base=0.1, ceiling=2.0)
         began = time.monotonic()
@@ -117,7 +146,7 @@ class Items:
                 report = SnapshotReport(item.kind, item.name)
                 report.failed(why)
                 return report
-            report = await item.converge()
+            report = await item.converge(Telling(item.name, emit))
             if report.exit_code != StoreUnavailableError.exit_code or time.monotonic() - began > timeout:
                 return report
             await asyncio.sleep(backoff.next())
@@ -138,6 +167,13 @@ class Items:
 
     def status(self) -> tuple[SnapshotStatus, ...]:
         return tuple(item.status() for item, _ in self._running.values())
+
+    def show_metrics(self) -> None:
+        for item, _ in self._running.values():
+            self._show(item)
+
+    def _show(self, item: Item) -> None:
+        self._metrics.snapshots(item.kind, item.name).show(item.status(), item.counts())
 
     def readiness(self) -> list[MappingReadiness]:
         found = [item.status() for item, _ in self._running.values() if item.readies]

@@ -142,7 +142,7 @@ async def _snapshot_work(supervisor: Supervisor, command: str, args: Mapping[str
     if command not in _OF_ITEMS:
         return await snapshots.WORK[command](supervisor.config, supervisor.uplink.connection_now(), args, emit)
     item = supervisor.items.only(_OF_ITEMS[command], str(args["name"]))
-    (report,) = await supervisor.items.converge([item], timeout=float(args["timeout"]))
+    (report,) = await supervisor.items.converge([item], timeout=float(args["timeout"]), emit=emit)
     return {"version": once.RESULT_VERSION, **report.as_json()}
 
 

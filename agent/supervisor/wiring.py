@@ -59,7 +59,7 @@ class Supervisor:
         self.uplink = Uplink(config, self.metrics, self._connection_is_back)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._mappings: dict[str, MappingSync] = {}
-        self.items = Items(config, self.uplink, self._spawn)
+        self.items = Items(config, self.uplink, self.metrics, self._spawn)
         self._started_at = time.time()
 
     # -- start and stop ------------------------------------------------------------------------------------------
@@ -117,6 +117,7 @@ class Supervisor:
         while True:
             for mapping in list(self._mappings.values()):
                 await mapping.show_metrics()
+            self.items.show_metrics()
             await asyncio.sleep(METRICS_INTERVAL)
 
     # -- mappings ------------------------------------------------------------------------------------------------

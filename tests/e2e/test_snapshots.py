@@ -7,13 +7,15 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.control.client import call
 from tests.support.agent import Agent, eventually, write_tree
+from tests.support.server import NatsServer, free_port
 
 MakeSite = Callable[..., Agent]
 
@@ -49,7 +51,7 @@ def current(site: Agent) -> str:
     return (site.home / "live/current").readlink().name
 
 
-def content(site: Agent) -> dict[str, bytes]:
+def content_of(site: Agent) -> dict[str, bytes]:
     root = (site.home / "live/current").resolve()
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
@@ -60,7 +62,7 @@ def test_what_is_published_is_installed_and_unchanged_files_are_shared(make_site
 
     (installed,) = site.cli("sync", "--json", exit=0).json["snapshots"]
     assert (installed["kind"], installed["id"], installed["downloads"]) == ("subscription", first, 3)
-    assert content(site) == {"a": b"1", "same": b"same", "deep/c": b"c"}
+    assert content_of(site) == {"a": b"1", "same": b"same", "deep/c": b"c"}
     before = (site.home / "live/current/same").stat()
 
     second = publish(site, {"a": b"2"})
@@ -144,7 +146,7 @@ def test_readiness_waits_for_the_first_install(make_site: MakeSite):
         assert code == 503 and "live" in text
         publish(publisher, {"a": b"1"})
         eventually(lambda: running.get("/readyz")[0] == 200)
-        assert content(site) == {"a": b"1"}
+        assert content_of(site) == {"a": b"1"}
 
 
 def test_a_subscription_that_is_pinned_stays(make_site: MakeSite):
@@ -158,6 +160,117 @@ def test_a_subscription_that_is_pinned_stays(make_site: MakeSite):
     site.write()
     site.cli("sync", exit=0)
     assert current(site) == first
+
+
+@pytest.mark.parametrize("content", ["copies", "links"])
+def test_a_pinned_copy_needs_no_repository(make_site: MakeSite, bucket_name: str, content: str):
+    publisher = make_site("publisher", publishes=True)
+    publisher.config["publications"][0]["content"] = content
+    publisher.write()
+    identity = publish(publisher, {"a": b"1", "deep/b": b"2"})
+    publisher.cli("bucket", "delete", bucket_name, "--yes", exit=0)
+    site = make_site("one", subscribes=True)
+    site.config["buckets"] = {}
+    entry = site.config["subscriptions"][0]
+    del entry["channel"]
+    entry["snapshot"] = identity
+    site.write()
+    if content == "copies":
+        site.cli("sync", exit=0)
+        assert content_of(site) == {"a": b"1", "deep/b": b"2"}
+    else:
+        (report,) = site.cli("sync", "--json", exit=1).json["snapshots"]
+        assert "the content of a can't be had" in report["errors"][0] and bucket_name in report["errors"][0]
+    entry["snapshot"] = "20240131T120000Z-0123456789ab"
+    site.write()
+    (report,) = site.cli("sync", "--json", exit=1).json["snapshots"]
+    assert "there is no snapshot 20240131T120000Z-0123456789ab" in report["errors"][0]
+
+
+def test_a_copy_is_carried_to_an_edge_by_a_mirror_alone_and_installed_without_its_core(
+    make_server: Callable[..., NatsServer], tmp_path: Path
+):
+    port = free_port()
+    core = make_server(
+        jetstream=False,
+        config_extra=f'jetstream {{ store_dir: "{tmp_path / "js-core"}", domain: core }}\n'
+        f'leafnodes {{ listen: "127.0.0.1:{port}" }}',
+    )
+    leaf = make_server(
+        jetstream=False,
+        config_extra=f'jetstream {{ store_dir: "{tmp_path / "js-edge"}", domain: edge }}\n'
+        f'leafnodes {{ remotes: [{{ url: "nats://127.0.0.1:{port}" }}] }}',
+    )
+    tree = {"a": b"1", "large": os.urandom(300_000)}
+    nats = {"servers": [core.url], "domain": "core"}
+    publication = {"name": "models", "directory": "./tree", "repository": "artifacts", "channel": "stable"}
+    publisher = Agent(
+        tmp_path / "core", nats, [], buckets={"artifacts": {}}, publications=[publication | {"content": "copies"}]
+    )
+    identity = publish(publisher, tree)
+    name = f"artifacts_{identity}"
+    site = Agent(
+        tmp_path / "edge",
+        {"servers": [leaf.url], "domain": "edge"},
+        [],
+        buckets={name: {"mirror": {"bucket": name, "domain": "core"}}},
+        subscriptions=[{"name": "live", "directory": "./live", "repository": "artifacts", "snapshot": identity}],
+    )
+    site.cli("bucket", "apply", exit=0)
+    eventually(lambda: site.cli("snapshot", "list", "artifacts", "--json").code != 0)
+    eventually(lambda: site.cli("bucket", "show", name, "--json", exit=0).json["size"] > 300_000)
+    core.stop()
+    site.cli("sync", exit=0)
+    assert content_of(site) == tree
+
+
+def test_metrics_and_status_tell_of_snapshots(make_site: MakeSite, bucket_name: str):
+    site = make_site("one", publishes=True, subscribes=True)
+    first = publish(site, {"a": b"1", "same": b"same"})
+    with site.run() as running:
+        second = publish(site, {"a": b"22"})
+        eventually(lambda: current(site) == second)
+
+        def told() -> bool:
+            found = running.metrics()
+            infos = {name for name in found if name.startswith("jetsync_snapshot_info")}
+            assert infos == {
+                f'jetsync_snapshot_info{{kind="{kind}",name="{name}",snapshot="{second}"}}'
+                for kind, name in (("publication", "models"), ("subscription", "live"))
+            }
+            assert found['jetsync_snapshots_total{kind="publication",name="models",result="changed"}'] == 1
+            assert found['jetsync_snapshots_total{kind="subscription",name="live",result="changed"}'] == 2
+            assert found['jetsync_snapshots_total{kind="subscription",name="live",result="error"}'] == 0
+            assert found['jetsync_snapshot_bytes_total{kind="publication",name="models",source="transferred"}'] == 2
+            assert found['jetsync_snapshot_bytes_total{kind="subscription",name="live",source="transferred"}'] == 7
+            assert found['jetsync_snapshot_bytes_total{kind="subscription",name="live",source="reused"}'] == 4
+            assert found['jetsync_installed_snapshot_timestamp_seconds{name="live"}'] > 0
+            assert found['jetsync_published_snapshot_timestamp_seconds{name="models"}'] > 0
+            return True
+
+        eventually(told)
+        (site.home / "live/mine").write_bytes(b"")
+        site.cli("snapshot", "rollback", bucket_name, "stable", exit=0)
+        eventually(lambda: current(site) == first)
+        eventually(lambda: "mine" in site.cli("status", exit=0).out)
+        shown = site.cli("status", exit=0).out
+        assert "MAPPING" not in shown
+        lines = [line.split() for line in shown.splitlines()]
+        assert ["models", "publication", "idle", bucket_name, "stable", second] in lines
+        assert ["live", "subscription", "idle", bucket_name, "stable", first] in lines
+
+
+def test_progress_reaches_whoever_asks_a_running_agent(make_site: MakeSite):
+    site = make_site("one", publishes=True, subscribes=True)
+    site.cli("bucket", "apply", exit=0)
+    write_tree(site.home / "tree", {f"f{at}": os.urandom(1 << 20) for at in range(4)})
+    with site.run(wait=False) as running:
+        eventually(lambda: running.get("/livez")[0] == 200)
+        events: list[Mapping[str, Any]] = []
+        asked = {"name": "models", "timeout": 30.0}
+        assert call(site.state_dir, "snapshot-publish", asked, on_event=events.append) is not None
+    assert {event["name"] for event in events} == {"models"}
+    assert events[-1] == {"name": "models", "done": 4 << 20, "total": 4 << 20}
 
 
 @pytest.mark.timeout(300)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from prometheus_client import Metric
@@ -18,11 +19,12 @@ from agent.core.entries import Mode, Reason
 from agent.core.guards import HaltReason
 from agent.observe.metrics import MappingMetrics, Metrics
 from agent.observe.reasons import ErrorReason
-from agent.observe.status import Halt, MappingStatus, Pending, State, Tree
+from agent.observe.snapshotmetrics import SnapshotMetrics
+from agent.observe.status import Halt, MappingStatus, Pending, SnapshotCounts, SnapshotStatus, State, Tree
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
-# ECOSYSTEM 3.3, as far as mappings go; the series of snapshots come with snapshots.
+# ECOSYSTEM 3.3.
 EXPECTED = {
     "build_info": "gauge",
     "config_last_reload_successful": "gauge",
@@ -58,7 +60,16 @@ EXPECTED = {
     "watch_events_total": "counter",
     "watch_overflows_total": "counter",
     "full_scans_total": "counter",
+    "snapshot_info": "gauge",
+    "snapshots_total": "counter",
+    "published_snapshot_timestamp_seconds": "gauge",
+    "installed_snapshot_timestamp_seconds": "gauge",
+    "snapshot_last_success_timestamp_seconds": "gauge",
+    "snapshot_bytes_total": "counter",
+    "snapshot_verification_failures_total": "counter",
 }
+# There only once there is something to tell.
+LATER = {"snapshot_info"}
 
 
 @pytest.fixture
@@ -71,6 +82,12 @@ def inbox(metrics: Metrics) -> MappingMetrics:
     return metrics.mapping("inbox", bucket="files", mode=Mode.TWO_WAY, expected_interval=750)
 
 
+@pytest.fixture
+def live(metrics: Metrics) -> SnapshotMetrics:
+    metrics.snapshots("publication", "models")
+    return metrics.snapshots("subscription", "live")
+
+
 def samples(metrics: Metrics) -> Samples:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -79,7 +96,7 @@ def samples(metrics: Metrics) -> Samples:
     }
 
 
-def value(metrics: Metrics, name: str, **labels: str) -> float:
+def value(metrics: Metrics, name: str, /, **labels: str) -> float:
     return samples(metrics)["jetsync_" + name, frozenset(labels.items())]
 
 
@@ -95,9 +112,13 @@ def test_the_names_and_types_are_those_of_the_ecosystem_page(metrics: Metrics, i
     assert {line[2].removeprefix("jetsync_"): line[3] for line in lines} == EXPECTED
 
 
-def test_every_series_is_there_from_the_start_at_zero(metrics: Metrics, inbox: MappingMetrics) -> None:
+def test_every_series_is_there_from_the_start_at_zero(
+    metrics: Metrics, inbox: MappingMetrics, live: SnapshotMetrics
+) -> None:
     found = samples(metrics)
     for name, kind in EXPECTED.items():
+        if name in LATER:
+            continue
         names = {"jetsync_" + name + suffix for suffix in (("",) if kind != "histogram" else ("_count", "_sum"))}
         assert names <= {each for each, _ in found}, name
     not_zero = {name: value for (name, _), value in found.items() if name.startswith("jetsync_") and value}
@@ -145,6 +166,37 @@ def test_a_mapping_that_goes_takes_all_of_its_series_along(metrics: Metrics, inb
     again = metrics.mapping("other", bucket="b", mode=Mode.PUSH_SAFE)
     assert again is not other
     assert value(metrics, "errors_total", mapping="other", reason="connect") == 0
+
+
+def test_what_has_snapshots_takes_all_of_its_series_along(metrics: Metrics, live: SnapshotMetrics) -> None:
+    before = samples(metrics)
+    other = metrics.snapshots("subscription", "other")
+    other.show(SnapshotStatus("subscription", "other", "repository", snapshot="id"), SnapshotCounts(changed=1))
+    assert value(metrics, "snapshots_total", kind="subscription", name="other", result="changed") == 1
+    metrics.forget("other")
+    other.show(SnapshotStatus("subscription", "other", "repository", snapshot="id"), SnapshotCounts(changed=2))
+    assert samples(metrics).keys() == before.keys()
+
+
+def test_only_the_current_snapshot_has_an_info_series(metrics: Metrics, live: SnapshotMetrics) -> None:
+    for snapshot in ("one", "two", "", "three"):
+        live.show(SnapshotStatus("subscription", "live", "repository", snapshot=snapshot), SnapshotCounts())
+        infos = [dict(labels) for name, labels in samples(metrics) if name == "jetsync_snapshot_info"]
+        assert infos == [{"kind": "subscription", "name": "live", "snapshot": snapshot}] * bool(snapshot)
+
+
+def test_counts_of_snapshots_go_on_when_what_is_counted_begins_anew(metrics: Metrics, live: SnapshotMetrics) -> None:
+    def shown(**counts: float) -> float:
+        status = SnapshotStatus("subscription", "live", "repository", last_success=5.0)
+        live.show(status, replace(SnapshotCounts(), **counts))  # type: ignore[arg-type]
+        return value(metrics, "snapshot_bytes_total", kind="subscription", name="live", source="transferred")
+
+    assert [shown(transferred=sum_) for sum_ in (10, 15, 15, 3)] == [10, 15, 15, 18]
+    shown(error=2, unverified=1, last_change=4.0)
+    assert value(metrics, "snapshots_total", kind="subscription", name="live", result="error") == 2
+    assert value(metrics, "snapshot_verification_failures_total", name="live") == 1
+    assert value(metrics, "installed_snapshot_timestamp_seconds", name="live") == 4.0
+    assert value(metrics, "snapshot_last_success_timestamp_seconds", kind="subscription", name="live") == 5.0
 
 
 def test_a_mapping_that_restarts_changed_keeps_its_counters_and_has_one_info(

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import pytest
 
 from agent.directory import Versions, oldversions
-from agent.errors import ConnectError
+from agent.directory.space import Space
+from agent.errors import ConnectError, SpaceError
 from agent.objectstore import Connection, Endpoint
 from agent.observe.status import State
 from agent.snapshots import subscription as module
@@ -318,3 +319,22 @@ async def test_ten_subscribers_follow_one_channel(maker: Maker, make_subscriber:
     for subscriber in subscribers:
         one, two = (subscriber.version(identity) / "b" for identity in (first, second))
         assert one.stat().st_ino == two.stat().st_ino
+
+
+async def test_a_disk_without_room_is_told_once_however_its_free_space_changes(
+    maker: Maker, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+):
+    await maker.make({"a": b"one"})
+    left = iter(range(100))
+    told: list[str] = []
+
+    def full(_space: Space, _more: int = 0) -> None:
+        raise SpaceError(f"{100 - next(left)} bytes are free", remedy="free some")
+
+    monkeypatch.setattr(Space, "check", full)
+    async with running(make(subscriber, follow=False)) as subscription:
+        monkeypatch.setattr(subscription._standing.log, "warning", lambda event, **_: told.append(event), raising=False)
+        for _ in range(3):
+            await subscription.converge()
+        assert "98 bytes" in subscription.status().sentence
+    assert told == ["not_installed"]

@@ -22,11 +22,13 @@ from agent.core.manifest import Manifest
 from agent.directory import Versions
 from agent.objectstore import Bucket, Buckets, BucketSpec, Connection, Link
 from agent.snapshots.install import Installing
+from agent.snapshots.reach import Reach
 from agent.snapshots.report import SUBSCRIPTION, SnapshotReport
 from agent.snapshots.repository import Repository, signature_text
 from agent.snapshots.signing import Signer
 from agent.snapshots.threads import Threads
 from agent.sync.db import Db
+from agent.sync.remotes import Remotes
 from tests.support.publisher import name_of
 
 
@@ -170,7 +172,9 @@ class Subscriber:
                 installing = Installing(
                     self.config, versions, db, folder=self.directory.parent, report=report, threads=Threads()
                 )
-                await installing.run(await Repository.open(self.connection, self.repository), check=True)
+                remotes = Remotes({})
+                remotes.attach(self.connection)
+                await installing.run(Reach(self.config, remotes, db), check=True)
         finally:
             await db.close()
         return report
