@@ -209,7 +209,9 @@ class Mapping(Section):
     settle_max: f.Duration = option("10s", "Upper bound of settle for a file that keeps changing.")
     watch: f.Watch = option("auto", "auto = the kernel's events, or polling where it can't tell; poll; false.")
     poll_interval: f.Interval = option("5s", "Time between two looks when polling.")
-    rescan: f.Interval = option("10m", "Time between two full looks at both sides, with jitter.")
+    rescan: f.Interval = option(
+        "10m", "Least time between two full looks at both sides, with jitter; longer where a look takes over 1% of it."
+    )
     rehash: f.Duration = option("7d", "Time in which every local file is read and checked once; 0s = never.")
     max_delete: f.MaxDelete = option(
         "50%", "More deletions than this halt the mapping: a share or a count; 100% = never."

@@ -146,6 +146,7 @@ class Scan:
         """
         prefix, fd, follow, limit = level.prefix, level.fd, self._follow, self._limit
         allows, plain = self.filters.allows, self.filters.takes_plain(prefix[:-1])
+        known, stat = self._known, os.stat
         name = None
         for name in islice(level.names, _STRIDE):
             if name[-1] == "/":
@@ -157,7 +158,8 @@ class Scan:
                     yield from self._gone_until(path)
                 if self._path == path:
                     seen = self._sighting
-                    self._advance()
+                    self._sighting = following = next(known, None)  # `_advance`, for the many
+                    self._path = None if following is None else following[0]
             if not (plain and name[0] != "." and name.isascii()) and not allows(path):
                 if seen is not None:
                     yield Hint(path, "excluded")
@@ -167,7 +169,7 @@ class Scan:
                 yield from self._problem(path, self._local(seen), odd)
                 continue
             try:
-                status = self._followed(path) if follow else os.stat(name, dir_fd=fd, follow_symlinks=False)
+                status = self._followed(path) if follow else stat(name, dir_fd=fd, follow_symlinks=False)
             except (OSError, OutsideError, DanglingError) as exc:
                 yield from self._unknown(path, self._local(seen), exc)
                 continue

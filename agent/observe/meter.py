@@ -20,6 +20,9 @@ class Meter:
     def halted(self, halt_reason: str | None) -> None:
         """Why the mapping is halted (core.guards.HaltReason); None: it isn't."""
 
+    def expect(self, interval: float) -> None:
+        """The longest time (seconds) between two successes when all is well."""
+
     def success(self, now: float) -> None:
         """The mapping is converged. now: epoch seconds."""
 
@@ -65,7 +68,7 @@ class Meters:
     """Of the whole agent."""
 
     def mapping(self, name: str, *, bucket: str, mode: Mode, expected_interval: float = 0.0) -> Meter:  # noqa: ARG002
-        """That of the mapping `name`. expected_interval: seconds, see its series' help."""
+        """That of the mapping `name`. expected_interval: see `Meter.expect`."""
         return Meter()
 
     def snapshots(self, kind: str, name: str) -> SnapshotMeter:  # noqa: ARG002

@@ -174,7 +174,10 @@ class MappingMetrics(Meter):
             self._series.info.remove(*self._info)
         self._info = labels
         self._series.info.labels(*labels).set(1)
-        self._expected_interval.set(expected_interval)
+        self.expect(expected_interval)
+
+    def expect(self, interval: float) -> None:
+        self._expected_interval.set(interval)
 
     def remove(self) -> None:
         for metric, labels in self._made:

@@ -75,7 +75,7 @@ class Series:
         )
         self.expected_interval = gauge(
             "mapping_expected_interval_seconds",
-            "Longest time between successes when all is well: the rescan interval with its jitter.",
+            "Longest time between successes when all is well: the rescan interval, jitter and stretch included.",
             "mapping",
         )
         self.oldest_pending = gauge(

@@ -45,8 +45,9 @@ class StateStore(StateReader):
         super().__init__(database)
         self.path = database.path
         self.recovered = recovered
-        self._kept = counting.load(database) or counting.recount(database)
-        self._numbers = dict(self._kept)
+        kept = counting.load(database)
+        self._kept = kept or {}  # what isn't there is written with the next commit
+        self._numbers = dict(kept) if kept else counting.recount(database)
         self._prefix = super().prefix
         self.dirtied = 0
         """Grows whenever rows have become dirty; may be read by any thread."""

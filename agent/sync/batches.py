@@ -55,6 +55,8 @@ ARRIVING_SECONDS = 2.0
 # While the guard says stop, it is asked again after so long at the earliest.
 STOPPED_SECONDS = 0.5
 CREATIONS_HELD_SECONDS = 2.0
+# Passing over rows that can't be planned yet is worth a thought when it takes longer than this.
+SIFTED_SECONDS = 0.02
 OLD_CHUNKS_SECONDS = 30
 
 
@@ -72,6 +74,7 @@ class Batch:
     held: bool = False
     waiting: bool = False
     stop: Stop | None = None
+    sifted: float = 0.0  # seconds that went by in passing over rows that can't be planned yet
     full: bool = False  # rows were settled, and there may be more dirty ones behind the PLAN_ROWS of this plan
 
 
@@ -193,13 +196,17 @@ class Batches:
             self.holds.failed(path, now, message="its rows contradict each other; looking again", stale=True)
         if batch.deferred:
             self._look_again(batch.deferred)
-        self.held_back = batch.held or batch.stop is not None
+        self.held_back = batch.held or batch.stop is not None or batch.sifted > 0
         if batch.held and self._held_since is None:
             self._held_since = now
+        # What can't be planned yet is looked through again and again while the search goes on: in proportion to what
+        # that costs.
+        if not batch.stages and batch.stop is None:
+            self._plan_at = loop.time() + max(0.02, 3 * (loop.time() - now)) if batch.held else 0.0
+        if batch.sifted and batch.stop is None:
+            self._plan_at = max(self._plan_at, loop.time() + 3 * batch.sifted)
+            more = more and not looking.searching
         if not batch.stages:
-            # What is held is looked through again and again while the search goes on: in proportion to what that costs.
-            if batch.stop is None:
-                self._plan_at = loop.time() + max(0.02, 3 * (loop.time() - now)) if batch.held else 0.0
             return more
         self._start(batch)
         return True
@@ -227,7 +234,11 @@ class Batches:
 
     def _plan(self, store: StateStore, skip: Absent, hold: Hold, now: float) -> Batch:
         """In the state's thread: plan the dirty rows, store what needs no action, journal what will be uploaded."""
+        began = time.monotonic()
         dirty = store.dirty(PLAN_ROWS, skip=skip)
+        sifted = time.monotonic() - began
+        if sifted < SIFTED_SECONDS or 2 * len(dirty) >= store.dirty_count():
+            sifted = 0.0
         if dirty:
             self._directory.check_root()
         if hold.creations and not store.kv_get("converged"):
@@ -235,6 +246,7 @@ class Batches:
         batch, made = self._made(store, dirty, skip, hold)
         if not hold.deletions and self._arriving(losses(made.actions).total(), now):
             batch, made = self._made(store, dirty, skip, replace(hold, deletions=True))
+        batch.sifted = sifted
         batch.stop = self._guard.judge(store, made, time.time())
         if batch.stop is None:
             self._take_up(store, batch, made, now)

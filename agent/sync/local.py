@@ -83,6 +83,8 @@ class LocalSide:
         # Paths that have no row (names that aren't UTF-8, unreadable directories): what the last scan said of them.
         self.strays: dict[str, Obstacle] = {}
         self.on_filters: Callable[[Filters], Awaitable[None]] | None = None
+        self.on_scanned: Callable[[], None] = lambda: None  # a full scan has come to its end
+        self.scan_seconds = 0.0  # how long it took
         self.scanned = 0  # full scans that came to their end
         self.wanted_scans = 0  # full scans that were asked for
         self._filters_due = 0  # the full scan after which the filters are known again
@@ -292,7 +294,10 @@ class LocalSide:
         self._spawn(self._scan(below, asked), f"scan {self._config.name}")
 
     async def _scan(self, below: list[str], asked: int) -> None:
+        began = self._loop.time()
         results = await asyncio.to_thread(self._walk_all, below)
+        if "" in results:
+            self.scan_seconds = self._loop.time() - began
         self._post(lambda: self._scanned(asked, results))
 
     def _walk_all(self, below: list[str]) -> dict[str, Scan]:
@@ -359,6 +364,7 @@ class LocalSide:
             if self.on_filters:
                 await self.on_filters(everything.filters)
         self.scanned = max(self.scanned, asked)
+        self.on_scanned()
 
 
 def _is_ignore_file(path: str) -> bool:

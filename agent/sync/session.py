@@ -45,6 +45,12 @@ from agent.sync.remote import Scope
 from agent.sync.remoteside import RemoteSide
 from agent.sync.steps import Steps
 
+# Rescans come up to this share earlier or later, so that many agents don't look at once.
+JITTER = 0.25
+# A full look takes at most the hundredth part of the time. One that takes less than NO_TIME (seconds) isn't counted.
+STRETCH = 100
+NO_TIME = 1.0
+
 
 @dataclass(eq=False, slots=True)
 class Goal:
@@ -92,7 +98,8 @@ class Session:
         self._goals: list[Goal] = []
         self._lost: JetsyncError | None = None
         self._draining = False
-        self._next_rescan = 0.0
+        self._rescanned_at = 0.0
+        self._jitter = 1.0
         self._advanced_at = 0.0
         self.rules = Rules(
             mode=config.mode,
@@ -115,6 +122,7 @@ class Session:
             contents=self.contents,
         )
         self.local.on_filters = self._filters_changed
+        self.local.on_scanned = self._expect_rescans
         self.echoes = Echoes(config.prefix)
         self.remote = RemoteSide(
             config=config,
@@ -259,7 +267,7 @@ class Session:
             self.local.hints.next_due(now),
             self.batches.holds.next_due(now),
             self.batches.gates.next_due(now),
-            self._next_rescan - now,
+            self._next_rescan() - now,
             self.remote.next_due(),
             1.0 if self.batches.held_back else None,
         ]
@@ -274,7 +282,7 @@ class Session:
         if self._draining:
             return False
         self._advanced_at = self._loop.time()
-        if self._advanced_at >= self._next_rescan:
+        if self._advanced_at >= self._next_rescan():
             self.rescan()
         await self.local.advance(self.batches.busy)
         await self.remote.advance()
@@ -443,7 +451,20 @@ class Session:
         self.remote.listing_wanted()
 
     def _plan_rescan(self) -> None:
-        self._next_rescan = self._loop.time() + self._config.rescan * random.uniform(0.75, 1.25)
+        self._rescanned_at = self._loop.time()
+        self._jitter = random.uniform(1 - JITTER, 1 + JITTER)
+
+    def _next_rescan(self) -> float:
+        return self._rescanned_at + self._rescan_interval() * self._jitter
+
+    def _expect_rescans(self) -> None:
+        """Whoever watches the metrics learns how long it may take until all is known to be well again."""
+        self._metrics.expect(self._rescan_interval() * (1 + JITTER))
+
+    def _rescan_interval(self) -> float:
+        """What is configured; and more where full looks would take more than a hundredth of the time."""
+        took = self.local.scan_seconds
+        return max(self._config.rescan, took * STRETCH if took > NO_TIME else 0.0)
 
 
 def _is_repository(bucket: Bucket | None) -> bool:
