@@ -375,6 +375,11 @@ class Bucket:
         except ObjectNotFoundError:
             return 0
 
+    async def has_newer(self, revision: int) -> bool:
+        """Whether a meta is newer than the revision. The server looks at what is behind it only, where for the newest
+        of all metas it would look through all names."""
+        return await commit.following(self, subjects.all_metas(self.name), revision) is not None
+
     # -- chunks -----------------------------------------------------------------------------------------------------
 
     async def chunk_count(self, nuid: str) -> int:

@@ -182,8 +182,8 @@ class Janitor:
 
     async def _is_followed(self) -> bool:
         """Whether every name that the bucket has now is known here."""
-        newest = await self._bucket.newest_revision()
-        return newest <= await self._db(lambda store: store.cursor)
+        cursor = await self._db(lambda store: store.cursor)
+        return not await self._bucket.has_newer(cursor)
 
     async def _is_lost(self, entry: JournalEntry) -> bool | None:
         """Whether the upload under this nuid can't become visible any more; False: it is visible; None: who knows."""

@@ -42,6 +42,19 @@ async def test_metas_are_counted_without_looking_for_the_newest_of_each_name(buc
     assert (await bucket.metas_count(), await bucket.names_count()) == (3, 2)
 
 
+async def test_who_has_followed_to_the_newest_meta_is_told_so_whatever_chunks_came_behind_it(
+    bucket: Bucket, stock: Stock
+):
+    assert not await bucket.has_newer(0)
+    await bucket.put_bytes("a", b"1")
+    deleted = await bucket.delete("a", purge=False)
+    stock.publish_chunk(bucket.name, "orphan", b"1")
+
+    assert await bucket.has_newer(deleted.revision - 1)
+    assert not await bucket.has_newer(deleted.revision)
+    assert not await bucket.has_newer(deleted.revision + 1000)
+
+
 async def test_a_bucket_with_nothing_but_markers_is_listed(bucket: Bucket):
     await bucket.put_bytes("a", b"1")
     await bucket.delete("a")
