@@ -54,10 +54,21 @@ class LogSettings(Protocol):
 
 def get_logger(**fields: object) -> Logger:
     """A logger whose lines all carry `fields`, for example `get_logger(mapping="inbox")`."""
+    logger: Logger = _structlog().get_logger(**fields)
+    return logger
+
+
+def _structlog() -> Any:
+    """structlog, imported without rich: of rich it would take nothing but tracebacks, and ours are plain."""
+    if "structlog" not in sys.modules and "rich" not in sys.modules:
+        sys.modules["rich"] = None  # type: ignore[assignment]  # whoever imports it now is told that it isn't there
+        try:
+            import structlog
+        finally:
+            del sys.modules["rich"]
     import structlog
 
-    logger: Logger = structlog.get_logger(**fields)
-    return logger
+    return structlog
 
 
 def configure(log: LogSettings, *, stream: TextIO | None = None) -> None:
@@ -66,8 +77,7 @@ def configure(log: LogSettings, *, stream: TextIO | None = None) -> None:
     stream: default stderr. `format: auto` is console when it is a terminal, else JSON; colours follow NO_COLOR,
     FORCE_COLOR and TERM=dumb. An unknown level counts as info.
     """
-    import structlog
-
+    structlog = _structlog()
     out = sys.stderr if stream is None else stream
     level = LEVELS.get(log.level, logging.INFO)
     console = log.format == "console" or (log.format == "auto" and _is_terminal(out))

@@ -2,8 +2,9 @@
 
 Scans believe the stat signature. What changes content behind it (a bad disk, a write through a mapping of the file, a
 server with a slow clock) is found here only. The work is spread out: a file is due when the share of the interval that
-its size stands for has passed, and is then read in one go, but gently. The position is kept in the state, so a restart
-goes on; time in which no agent runs doesn't count.
+its size stands for has passed, and is then read in one go, but gently. Where many small files are due within seconds
+they are read together: with a million files that is what an idle agent does all day. The position is kept in the state,
+so a restart goes on; time in which no agent runs doesn't count.
 
     same stat, same digest        nothing
     another stat                  an ordinary change: the path is hinted
@@ -19,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -28,6 +29,8 @@ from agent.directory import Directory, OpenFile
 from agent.errors import JetsyncError, PathError, StaleError
 from agent.state import StateStore
 from agent.sync.db import Db
+
+Known = tuple[str, Local]
 
 KEY = "rehash_after"
 PAGE = 256
@@ -41,6 +44,9 @@ GENTLE = 32 << 20
 TRIES = 10
 # The pace is computed anew at least this often (seconds): the tree grows and shrinks.
 NAP = 30.0
+# Small files that are due within so many seconds are read together.
+LOT_SECONDS = 10.0
+SMALL = 256 << 10
 
 DAMAGED = Obstacle(
     Reason.BAD_DIGEST,
@@ -80,18 +86,46 @@ class Rehash:
         after = await self._db(lambda store: store.kv_get(KEY)) or ""
         while True:
             page = await self._page(after)
-            for path, local in page:
-                await self._wait_for(FILE_COST + _size(local))
-                for left in reversed(range(TRIES)):
-                    if await self._check(path, local, again=left > 0):
-                        break
-                    await asyncio.sleep(NAP)
-                after = path
+            await self._measure()
+            for lot in self._lots(page):
+                await self._wait_for(sum(_cost(local) for _, local in lot))
+                digests = await self._read(lot)
+                for (path, local), digest in zip(lot, digests, strict=True):
+                    await self._settle(path, local, digest)
+                after = lot[-1][0]
                 await self._keep(after)
             if not page:
                 if not after:
                     await asyncio.sleep(min(self._interval, NAP))
                 after = ""
+
+    def _lots(self, page: list[Known]) -> Iterator[list[Known]]:
+        """What is read together, one file at least."""
+        lot: list[Known] = []
+        cost = 0
+        for path, local in page:
+            one = _cost(local)
+            if lot and (one > SMALL or cost > SMALL or cost + one > self._rate * LOT_SECONDS):
+                yield lot
+                lot, cost = [], 0
+            lot.append((path, local))
+            cost += one
+        if lot:
+            yield lot
+
+    async def _read(self, lot: list[Known]) -> list[bytes | None]:
+        """The digests of a lot of small files, by one call of a thread; None for what has to be read alone."""
+        if len(lot) == 1:
+            return [None]
+        return await asyncio.to_thread(lambda: [_digest_now(self._directory, path, local) for path, local in lot])
+
+    async def _settle(self, path: str, local: Local, digest: bytes | None) -> None:
+        if digest is not None and isinstance(local.side, Entry) and digest == local.side.digest:
+            return
+        for left in reversed(range(TRIES)):
+            if await self._check(path, local, again=left > 0):
+                break
+            await asyncio.sleep(NAP)
 
     async def _page(self, after: str) -> list[tuple[str, Local]]:
         return await self._db(lambda store: store.local_files(after, PAGE))
@@ -106,15 +140,19 @@ class Rehash:
     async def _wait_for(self, cost: int) -> None:
         """Until the interval's share of `cost` has passed."""
         while self._credit < cost:
-            counts = await self._db(lambda store: store.counts())
-            total = counts.local_bytes + FILE_COST * counts.local_objects
-            self._rate = max(total, cost, 1) / self._interval
+            await self._measure()
+            self._rate = max(self._rate, cost / self._interval)
             nap = min(NAP, (cost - self._credit) / self._rate)
             await asyncio.sleep(nap)
             self._credit += nap * self._rate
             if nap < NAP:
                 break
         self._credit = max(0.0, self._credit - cost)
+
+    async def _measure(self) -> None:
+        """How much has to be read in a second."""
+        counts = await self._db(lambda store: store.counts())
+        self._rate = max(counts.local_bytes + FILE_COST * counts.local_objects, 1) / self._interval
 
     async def _check(self, path: str, local: Local, *, again: bool) -> bool:
         """Whether the path is done with."""
@@ -182,8 +220,29 @@ def store_found(store: StateStore, path: str, known: Local, found: Local) -> boo
     return True
 
 
-def _size(local: Local) -> int:
-    return local.signature.size if local.signature else 0
+def _cost(local: Local) -> int:
+    return FILE_COST + (local.signature.size if local.signature else 0)
+
+
+def _digest_now(directory: Directory, path: str, local: Local) -> bytes | None:
+    """In a thread: the digest of a small file, as `digest_of` gives it; None when anything is odd about it."""
+    if local.racy or local.signature is None:
+        return None
+    try:
+        file = directory.open_read(path, local.signature)
+    except JetsyncError:
+        return None
+    hasher = hashlib.sha256()
+    try:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while _read(file, hasher.update):
+            pass
+        file.confirm()
+    except (JetsyncError, OSError):
+        return None
+    finally:
+        file.close()
+    return hasher.digest()
 
 
 def _read(file: OpenFile, update: Callable[[bytes], None]) -> int:
