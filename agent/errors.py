@@ -176,7 +176,11 @@ class RevisionError(ObjectError):
 
 
 class BadMetaError(ObjectError):
-    pass
+    """`revision`: that of the message, 0 where it isn't told: the precondition for putting something right there."""
+
+    def __init__(self, message: str, *, revision: int = 0, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.revision = revision
 
 
 class ChunksError(ObjectError):

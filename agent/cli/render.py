@@ -44,7 +44,10 @@ def snapshots(reports_: Sequence[Mapping[str, Any]]) -> None:
         ]
         done += [f"{report['reused']} reused"] if report["reused"] else []
         said = f": {report['id'] or 'no snapshot'}"
-        said += ", as before" if report["id"] == report["previous"] else ": " + ", ".join(done) if done else ""
+        if report["id"] and report["id"] == report["previous"]:
+            said += ", as before"
+        elif done:
+            said += ": " + ", ".join(done)
         say(f"{report['name']}: ", styled_state(report["state"]), said)
         for error in report["errors"]:
             say(Styled("  error: " + printable(error), "yellow"))

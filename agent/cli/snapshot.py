@@ -93,7 +93,7 @@ def show(ctx: typer.Context, repository: str = REPOSITORY, snapshot: str = SNAPS
         print_json(answer)
         return
     for key in ("id", "bucket", "sealed", "manifest", "signer", "files"):
-        say(f"{key:<14}{answer[key]}")
+        say(f"{key:<14}{'none' if answer[key] is None else answer[key]}")
     say(f"{'size':<14}{render.human(answer['bytes'])}")
     for entry in answer["entries"]:
         what = entry.get("mode") or ("link" if "target" in entry else "dir")

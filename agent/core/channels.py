@@ -7,7 +7,7 @@ as canonical JSON and, when the publisher signs, the signature over exactly thes
     jetsync.publisher   the public nkey of who signed
     jetsync.signature   base64url of the Ed25519 signature over SIGNED_RECORD + record
 
-The counter rises by one with each move, rollbacks too. Who trusts certain publishers takes a record only when it is
+The counter rises with each move, rollbacks too. Who trusts certain publishers takes a record only when it is
 signed by one of them, is of this repository and channel, and has a counter above the last one taken: so an old record,
 valid as it once was, can't be played again. A first install has taken none, and can't notice it (docs/security.md).
 """
@@ -121,9 +121,15 @@ def check_order(record: Record, accepted: Accepted) -> None:
     )
 
 
-def next_counter(current: Record | None, known: int = 0) -> int:
-    """The counter of the next record. known: the highest that the publisher remembers."""
-    return max(current.counter if current is not None else 0, known) + 1
+def next_counter(current: Record | None, known: int = 0, *, revision: int = 0) -> int:
+    """The counter of the next record. known: the highest that the publisher remembers. revision: of the channel's meta
+    as it is now, 0 for none.
+
+    A record's counter is no higher than the revision that it is stored with, and revisions only rise. So the revision
+    is above the counters of all records that ever stood there, also when somebody has broken what stands there now, or
+    has played an old record again.
+    """
+    return max(current.counter if current is not None else 0, known, revision) + 1
 
 
 def of_metadata(metadata: Mapping[str, str]) -> Record | None:

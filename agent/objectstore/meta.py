@@ -195,6 +195,7 @@ def decode(
         where = f"{bucket}/{expected}" if expected is not None else bucket
         raise BadMetaError(
             f"the meta of {where!r} (revision {revision}) is not valid: {error.message}",
+            revision=revision,
             remedy="put the object again, or delete it",
         ) from error
 

@@ -101,7 +101,7 @@ async def wanted(opening: Opening, config: Subscription, accepted: Accepted) -> 
     if record is None or not channel.signer:
         raise ChannelError(
             f"channel {name!r} isn't signed, or not validly, and trusted_publishers is set",
-            remedy="publish with sign_with",
+            remedy=f"publish with sign_with, or promote again with the key: jetsync snapshot promote {repository.name}",
         )
     if channel.signer not in config.trusted_publishers:
         raise ChannelError(

@@ -16,7 +16,7 @@ from agent.core import channels
 from agent.core.channels import Record
 from agent.errors import ChannelError, SnapshotError
 from agent.snapshots.complete import require_complete
-from agent.snapshots.repository import Channel, Repository, read_manifest
+from agent.snapshots.repository import Channel, Repository, read_manifest, require_key
 from agent.snapshots.signing import Signer
 
 
@@ -50,11 +50,7 @@ async def promote(
     repository.bucket.require_writable()
     revision = await repository.revision_of(channel)
     current = await _current(repository, channel)
-    if current is not None and current.signer and signer is None:
-        raise SnapshotError(
-            f"channel {channel!r} is signed by {current.signer}, and there is no key to sign with",
-            remedy="name it: --sign-with FILE, or sign_with of a publication to this channel in the configuration",
-        )
+    require_key(current, signer)
     bucket = await repository.snapshot_bucket(identity)
     if not bucket.sealed:
         raise SnapshotError(
@@ -68,7 +64,7 @@ async def promote(
         channel=channel,
         snapshot=identity,
         manifest=stated.manifest.digest,
-        counter=channels.next_counter(current.record if current is not None else None),
+        counter=channels.next_counter(current.record if current is not None else None, revision=revision),
         time=f"{datetime.fromtimestamp(now(), UTC):%Y-%m-%dT%H:%M:%SZ}",
         previous=previous if previous != identity else "",
     )

@@ -9,7 +9,7 @@ in the state (`publishing`): the next run finishes it when the tree is still the
 isn't. Each step looks at what is there and does the rest, so "finishing" is just running again.
 
 A tree equal to the one that this publication has published last is not published again, wherever the channel is now: a
-rollback stays. But its content is looked at, and what others have damaged or deleted is put again.
+rollback stays. But its content is looked at, and what others have damaged or deleted is put again; so is the channel.
 
 Two publishers on one channel: both snapshots are whole; the channel goes to the one that moves it first, since both
 name the revision that they saw when they began. The other one is told (LostRaceError).
@@ -42,7 +42,7 @@ from agent.snapshots.complete import require_complete
 from agent.snapshots.content import sweep
 from agent.snapshots.fill import Filling
 from agent.snapshots.report import Progress, SnapshotReport, no_progress
-from agent.snapshots.repository import Channel, Repository
+from agent.snapshots.repository import Channel, Repository, require_key
 from agent.snapshots.signing import Signer
 from agent.snapshots.tree import Tree
 from agent.sync.db import Db
@@ -103,6 +103,7 @@ class Publishing:
     async def _publish(self, tree: Manifest, signer: Signer | None, report: SnapshotReport) -> None:
         revision = await self._repository.revision_of(self._config.channel)
         channel = await self._channel()
+        require_key(channel, signer)
         last = await self._last()
         filling = Filling(
             self._config,
@@ -116,6 +117,8 @@ class Publishing:
         if last is not None and last.manifest == tree.digest and await self._is_whole(last):
             await filling.have_content(report)
             report.id = last.id
+            if not await self._is_sound(channel, signer):
+                await self._move(last, None, revision, signer)
             return
         made = await self._identity(tree)
         await filling.have_content(report)
@@ -143,6 +146,22 @@ class Publishing:
             return await self._repository.channel(self._config.channel)
         except ChannelError:
             return None
+
+    async def _is_sound(self, channel: Channel | None, signer: Signer | None) -> bool:
+        """Whether the channel is as somebody who may move it has left it. It isn't when it is gone, can't be read,
+        leads to what isn't there, has lost its signature, or is older than what this publication has made of it."""
+        if channel is None or (signer is not None and not channel.signer):
+            return False
+        if channel.record is not None and channel.record.counter < await self._known_counter():
+            return False
+        try:
+            await self._repository.snapshot_bucket(channel.snapshot)
+        except SnapshotError:
+            return False
+        return True
+
+    async def _known_counter(self) -> int:
+        return int(await self._db(lambda store: store.kv_get("counter")) or 0)
 
     async def _last(self) -> Made | None:
         """What this publication has published last: as noted or, when the state was lost, as the buckets tell it."""
@@ -222,14 +241,14 @@ class Publishing:
         """
         if channel is not None and (channel.snapshot, channel.revision) == (made.id, revision) and channel.record:
             return  # a run that was killed right after this step
-        known = int(await self._db(lambda store: store.kv_get("counter")) or 0)
+        known = await self._known_counter()
         current = channel.record if channel is not None else None
         record = Record(
             repository=self._repository.name,
             channel=self._config.channel,
             snapshot=made.id,
             manifest=made.manifest,
-            counter=channels.next_counter(current, known),
+            counter=channels.next_counter(current, known, revision=revision),
             time=f"{datetime.fromtimestamp(self._now(), UTC):%Y-%m-%dT%H:%M:%SZ}",
             previous=channel.snapshot if channel is not None and channel.snapshot != made.id else "",
         )

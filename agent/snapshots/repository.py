@@ -166,8 +166,9 @@ class Repository:
     # -- channels --------------------------------------------------------------------------------------------------
 
     async def channels(self) -> list[str]:
-        """The names of all channels."""
-        found = [info.name for info in await self.bucket.list(on_bad=lambda _: None)]
+        """The names of all channels, also of those that can't be read."""
+        found: list[str] = []
+        found += [info.name for info in await self.bucket.list(on_bad=lambda message: found.append(message.name))]
         return [
             name.removeprefix(manifest.CHANNEL_PREFIX) for name in found if name.startswith(manifest.CHANNEL_PREFIX)
         ]
@@ -208,6 +209,8 @@ class Repository:
             return (await self.bucket.info(manifest.channel_name(channel), show_deleted=True)).revision
         except ObjectNotFoundError:
             return 0
+        except BadMetaError as error:
+            return error.revision
 
     async def move(self, record: Record, *, expected_revision: int, signer: Signer | None) -> int:
         """Point the record's channel to its snapshot; gives the channel's new revision.
@@ -232,6 +235,15 @@ class Repository:
                 remedy=f"see where it is: jetsync snapshot list {self.name}; snapshot {record.snapshot} is there too",
             ) from error
         return made.revision
+
+
+def require_key(channel: Channel | None, signer: Signer | None) -> None:
+    """:raises SnapshotError: moving the channel would take its signature away"""
+    if channel is not None and channel.signer and signer is None:
+        raise SnapshotError(
+            f"channel {channel.name!r} is signed by {channel.signer}, and there is no key to sign with",
+            remedy="name it: --sign-with FILE, or sign_with of a publication to this channel in the configuration",
+        )
 
 
 def _signer(metadata: Mapping[str, str]) -> str:

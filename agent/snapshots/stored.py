@@ -26,8 +26,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """revision: the precondition for writing there; 0 also for a meta that can't be read: the server tells when it
-    refuses."""
+    """revision: the precondition for writing there."""
 
     verdict: Verdict
     revision: int
@@ -51,8 +50,8 @@ class Stored:
             info = await self.bucket.info(name, show_deleted=True)
         except ObjectNotFoundError:
             return Found(Verdict.MISSING, 0)
-        except BadMetaError:
-            return Found(Verdict.DAMAGED, 0)
+        except BadMetaError as error:
+            return Found(Verdict.DAMAGED, error.revision)
         if info.deleted:
             return Found(Verdict.MISSING, info.revision)
         right = info.link is None and info.digest == digest and info.size == size

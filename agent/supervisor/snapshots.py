@@ -34,6 +34,10 @@ async def listed(_config: Config, connection: Connection, args: Args, _emit: Emi
     repository = await Repository.open(connection, str(args["repository"]))
     channels = [await _channel(repository, name) for name in sorted(await repository.channels())]
     snapshots = await repository.snapshots()
+    there = {one.id for one in snapshots}
+    for channel in channels:
+        if channel["error"] is None and channel["snapshot"] not in there:
+            channel["error"] = f"it leads to {channel['snapshot']}, which isn't there"
     return {
         "version": RESULT_VERSION,
         "repository": repository.name,

@@ -71,6 +71,7 @@ def test_the_counter_rises_above_all_that_is_known():
     assert channels.next_counter(None) == 1
     assert channels.next_counter(RECORD) == 4
     assert channels.next_counter(RECORD, 9) == 10
+    assert channels.next_counter(RECORD, 9, revision=20) == channels.next_counter(None, revision=20) == 21
 
 
 def test_signatures_of_records_and_manifests_are_over_different_bytes():

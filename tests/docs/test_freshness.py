@@ -53,7 +53,7 @@ def test_every_command_is_in_the_table_of_commands():
 def test_every_option_in_the_table_of_commands_exists_and_the_other_way_round():
     known = dict(commands())
     for line in text("docs/operations.md").splitlines():
-        if not line.startswith("| `jetsync"):
+        if not line.startswith("| `jetsync "):
             continue
         match = COMMAND.search(line)
         assert match is not None

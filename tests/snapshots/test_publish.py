@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +68,7 @@ async def test_an_equal_tree_is_not_published_again_and_a_rollback_stays(publish
     repository = await publisher.opened()
     stated = await read_manifest(await repository.snapshot_bucket(first.id), first.id)
     back = channels.Record(
-        repository.name, "stable", first.id, stated.manifest.digest, 3, "2026-01-01T00:00:00Z", second.id
+        repository.name, "stable", first.id, stated.manifest.digest, 999, "2026-01-01T00:00:00Z", second.id
     )
     await repository.move(back, expected_revision=await repository.revision_of("stable"), signer=None)
 
@@ -88,7 +89,7 @@ async def test_one_changed_file_uploads_one_content(publisher: Publisher):
     assert (second.uploads, second.bytes_up, second.links) == (1, 5, 4)
     channel = await (await publisher.opened()).channel("stable")
     assert channel is not None and channel.record is not None
-    assert (channel.snapshot, channel.record.counter, channel.record.previous) == (second.id, 2, first.id)
+    assert (channel.snapshot, channel.record.previous) == (second.id, first.id) and channel.record.counter > 1
 
 
 async def test_a_lost_state_publishes_nothing_twice(publisher: Publisher, make_publisher: Callable[..., Any]):
@@ -214,6 +215,62 @@ async def test_content_that_others_damage_or_delete_is_healed_by_publishing_agai
     assert (again.id, again.uploads) == (first.id, 2)
     snapshot = await (await publisher.opened()).snapshot_bucket(first.id)
     assert [await snapshot.get_bytes(path) for path in ("a", "deep/b", "deep/c")] == [b"one", b"two", b"one"]
+
+
+async def test_a_channel_that_others_broke_or_removed_is_made_again_with_a_higher_counter(
+    make_publisher: Callable[..., Any], tmp_path: Path, nats_server: NatsServer
+):
+    (tmp_path / "key.nk").write_bytes(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
+    publisher: Publisher = await make_publisher(sign_with=tmp_path / "key.nk")
+    write(publisher.directory, {"a": b"one"})
+    await publisher.publish()
+    repository = await publisher.opened()
+    with Stock(nats_server.url) as stock:
+
+        def meta() -> dict[str, Any]:
+            return stock.metas(publisher.repository)["channels/stable"].payload
+
+        async def put(payload: bytes | dict[str, Any]) -> None:
+            await asyncio.to_thread(stock.publish_meta, publisher.repository, "channels/stable", payload)
+
+        old = await asyncio.to_thread(meta)
+        write(publisher.directory, {"a": b"two"})
+        report = await publisher.publish()
+        good = await asyncio.to_thread(meta)
+        nowhere = {"link": {"bucket": f"{publisher.repository}_20240131T120000Z-0123456789ab"}}
+        harms: dict[str, bytes | dict[str, Any]] = {
+            "broken": b"null",
+            "not signed": good | {"metadata": {}},
+            "played again": old,
+            "leads nowhere": good | {"metadata": {}, "options": nowhere},
+            "gone": good | {"deleted": True, "options": {}, "metadata": {}},
+        }
+        highest = 0
+        for what, payload in harms.items():
+            await put(payload)
+            again = await publisher.publish()
+            assert (again.id, again.changed, again.uploads, again.links) == (report.id, False, 0, 0), what
+            channel = await repository.channel("stable")
+            assert channel is not None and channel.record is not None, what
+            assert channel.snapshot == report.id and channel.signer and channel.record.counter > highest, what
+            highest = channel.record.counter
+    assert len(await repository.snapshots()) == 2
+
+
+async def test_a_signed_channel_is_not_published_to_without_a_key(make_publisher: Callable[..., Any], tmp_path: Path):
+    (tmp_path / "key.nk").write_bytes(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
+    publisher: Publisher = await make_publisher(sign_with=tmp_path / "key.nk")
+    write(publisher.directory, {"a": b"one"})
+    first = await publisher.publish()
+    other: Publisher = await make_publisher("other", directory=tmp_path / "other")
+    write(other.directory, {"a": b"two"})
+
+    with pytest.raises(SnapshotError, match="no key to sign with"):
+        await other.publish()
+
+    channel = await (await publisher.opened()).channel("stable")
+    assert channel is not None and channel.snapshot == first.id and channel.signer
+    assert len(await (await publisher.opened()).snapshots()) == 1
 
 
 async def test_missing_chunks_are_healed_too(publisher: Publisher):
