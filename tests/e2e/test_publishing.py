@@ -59,7 +59,8 @@ def test_a_tree_is_published_compared_moved_and_pruned(asked: Agent, bucket_name
     assert stock.get(f"{bucket_name}_{first['id']}", "a") == b"one"
 
     back = asked.cli("snapshot", "rollback", bucket_name, "stable", "--json", exit=0).json
-    assert (back["snapshot"], back["previous"], back["counter"]) == (first["id"], second["id"], 3)
+    assert (back["snapshot"], back["previous"]) == (first["id"], second["id"])
+    assert back["counter"] > listed["channels"][0]["counter"]
     assert publish(asked)["id"] == second["id"]  # nothing new: the rollback stays
     asked.cli("snapshot", "promote", bucket_name, second["id"], "beta", exit=0)
     checked = asked.cli("snapshot", "verify", bucket_name, "beta", "--json", exit=0).json
