@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from agent.errors import JetsyncError, SpaceError
+from agent.errors import JetsyncError, SpaceError, StaleError
 from agent.observe.logging import Once, get_logger
 from agent.observe.reasons import reason_of
 from agent.observe.status import LastError, SnapshotStatus, State
@@ -58,8 +58,9 @@ class Standing:
         """An attempt ended with an error, or with something left undone."""
         self._error = LastError(reason_of(error).value, error.message, error.remedy, self._now())
         self.enter(state)
-        what = error.remedy if isinstance(error, SpaceError) else str(error)  # how much is free is new each time
-        if self.once.news("failed", what):
+        # How much is free, and which file changed, is new each time.
+        varies = isinstance(error, SpaceError) or isinstance(error.__cause__, StaleError)
+        if self.once.news("failed", error.remedy if varies else str(error)):
             self.log.warning(_FAILED[self._kind], error=error.message, remedy=error.remedy)
 
     def status(self) -> SnapshotStatus:

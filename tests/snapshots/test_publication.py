@@ -9,12 +9,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agent.config.model import Bucket as DeclaredBucket
 from agent.config.model import Publication as PublicationConfig
+from agent.core.manifest import Manifest
+from agent.errors import StaleError
 from agent.objectstore import Buckets, BucketSpec, Connection
 from agent.observe.status import State
 from agent.snapshots.publication import Publication
 from agent.snapshots.repository import Repository
+from agent.snapshots.tree import DirectoryTree
 from agent.sync.remotes import Remotes
 from tests.support.publisher import write
 
@@ -114,3 +119,23 @@ async def test_what_fails_is_told_and_tried_again(connection: Connection, bucket
         write(tmp_path / "tree", {"a": b"1"})
         publication.poke()
         await snapshots(connection, bucket_name, 1)
+
+
+async def test_a_tree_that_never_rests_is_told_once_whichever_file_it_is(
+    connection: Connection, bucket_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tree = tmp_path / "tree"
+    write(tree, {"a": b"1"})
+    await Buckets(connection).create(bucket_name)
+    names = iter(range(100))
+    told: list[str] = []
+
+    async def changing(_tree: DirectoryTree) -> Manifest:
+        raise StaleError(f"f{next(names)}: the file changed")
+
+    monkeypatch.setattr(DirectoryTree, "read", changing)
+    async with running(connection, bucket_name, tmp_path, directory=tree) as publication:
+        monkeypatch.setattr(publication._standing.log, "warning", lambda event, **_: told.append(event), raising=False)
+        first = (await publication.converge()).errors
+        second = (await publication.converge()).errors
+    assert first != second and told == ["not_published"]
