@@ -188,9 +188,7 @@ def prune(  # noqa: PLR0917 - typer gives them by name
         help="Snapshots of each publication that stay; without: `keep` of the publications here, 5 for others.",
         show_default=False,
     ),
-    grace: str = typer.Option(
-        "24h", "--grace", metavar="DURATION", help="Younger content stays."
-    ),
+    grace: str = typer.Option("24h", "--grace", metavar="DURATION", help="Younger content stays."),
     json_: bool = JSON,
 ) -> None:
     """Remove old snapshots, and content that no snapshot refers to."""
