@@ -268,10 +268,20 @@ class Subscription:
             )
 
     async def converged_before(self) -> bool:
-        """Whether something is installed, by this run or an earlier one."""
+        """Whether what an attempt has installed, in this run or an earlier one, is there; of a pin, just that."""
         await self._opened.wait()
         assert self._db is not None
-        return await self._db(lambda store: store.kv_get("converged") is not None)
+        if not await self._db(lambda store: store.kv_get("converged") is not None):
+            return False
+        threads = Threads()
+        async with self._lock:
+            try:
+                versions = await self._directory(threads)
+                current = await threads(versions.current)
+                there = bool(current) and await threads(versions.exists, current)
+            except JetsyncError:
+                return False
+        return there and self.config.snapshot in (None, current)
 
     # -- what it says of itself ----------------------------------------------------------------------------------
 

@@ -143,9 +143,8 @@ class Items:
         began = time.monotonic()
         while True:
             if (why := await self._unreachable(timeout)) is not None:
-                report = SnapshotReport(item.kind, item.name)
-                report.failed(why)
-                return report
+                self._uplink.remotes.unreachable(why)
+                return await item.converge()  # it tells what is installed, and does what needs no server
             report = await item.converge(Telling(item.name, emit))
             if report.exit_code != StoreUnavailableError.exit_code or time.monotonic() - began > timeout:
                 return report

@@ -133,8 +133,27 @@ def test_a_subscription_without_its_server_starts_with_what_it_has(make_site: Ma
     site.config["nats"] = away
     site.write()
     site.cli("sync", "--timeout", "1s", exit=5)
-    site.cli("sync", "--timeout", "1s", "--offline-ok", exit=0)
-    assert current(site) == first
+    offline = site.cli("sync", "--timeout", "1s", "--offline-ok", "--json", exit=0).json["snapshots"][0]
+    assert (current(site), offline["id"], offline["state"]) == (first, first, "failed")
+    (site.home / "live/current").unlink()
+    site.cli("sync", "--timeout", "1s", "--offline-ok", exit=5)
+
+
+def test_a_pin_that_is_installed_needs_no_server(make_site: MakeSite):
+    site = make_site("one", publishes=True, subscribes=True)
+    identity = publish(site, {"a": b"1"})
+    entry = site.config["subscriptions"][0]
+    del entry["channel"]
+    entry["snapshot"] = identity
+    site.write()
+    site.cli("sync", exit=0)
+    site.config["nats"] = {"servers": ["nats://127.0.0.1:9"]}
+    site.write()
+    site.cli("sync", "--timeout", "1s", exit=0)
+    entry["snapshot"] = "20240131T120000Z-0123456789ab"
+    site.write()
+    site.cli("sync", "--timeout", "1s", "--offline-ok", exit=5)
+    assert current(site) == identity
 
 
 def test_readiness_waits_for_the_first_install(make_site: MakeSite):
