@@ -6,6 +6,7 @@ socket; otherwise the command does the work itself under the same lock.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from agent.cli.context import (
     run_async,
     start_logging,
 )
-from agent.errors import JetsyncError, UsageError
+from agent.errors import ConfigError, JetsyncError, UsageError
 
 if TYPE_CHECKING:
     from agent.config.model import Config
@@ -51,15 +52,17 @@ def register(app: typer.Typer) -> None:
 
 def run(ctx: typer.Context) -> None:
     """Run the agent until it is told to stop."""
+    hung_up: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, _frame: hung_up.append(number))  # from its first moment: it reloads
     context: Context = ctx.obj
-    config = context.load()
-    start_logging(config)
+    loaded = context.read()
+    start_logging(loaded.config)
     import asyncio
 
     from agent.supervisor.service import serve
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        number = runner.run(serve(config, config_path=context.config_path))
+        number = runner.run(serve(loaded, hung_up=lambda: bool(hung_up)))
     raise SignalledError(number)
 
 
@@ -125,16 +128,35 @@ def plan(
 def status(ctx: typer.Context, json_: bool = JSON) -> None:
     """Show how the running agent is doing."""
     context: Context = ctx.obj
-    config = context.load()
-    answer = ask_agent(config, "status", {})
-    if answer is None:
-        raise JetsyncError(
-            f"no agent runs on {config.state_dir}", remedy="start one with `jetsync run`, or `jetsync sync` once"
-        )
+    answer = _status(context)
     if json_:
         print_json(answer)
     else:
         render.status(answer)
+
+
+def _status(context: Context) -> dict[str, Any]:
+    """What the running agent answers, also when the file has become wrong: then it runs with what the file was.
+
+    :raises ConfigError: the file is wrong, and no agent is found by it
+    """
+    from agent.config.load import state_dir_of
+    from agent.control.client import call
+
+    try:
+        state_dir = context.load().state_dir
+    except ConfigError:
+        found = state_dir_of(context.config_path)
+        answer = call(found, "status", {}) if found is not None and found.is_dir() else None
+        if answer is None:
+            raise
+        return answer
+    answer = call(state_dir, "status", {}) if state_dir.is_dir() else None
+    if answer is None:
+        raise JetsyncError(
+            f"no agent runs on {state_dir}", remedy="start one with `jetsync run`, or `jetsync sync` once"
+        )
+    return answer
 
 
 def healthcheck(

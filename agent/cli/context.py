@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     import asyncio
 
+    from agent.config.load import Loaded
     from agent.config.model import Config
 
 T = TypeVar("T")
@@ -41,9 +42,13 @@ class Context:
 
     def load(self) -> Config:
         """:raises ConfigError: with every problem of the file"""
-        from agent.config import load
+        return self.read().config
 
-        return load(self.config_path)
+    def read(self) -> Loaded:
+        """:raises ConfigError: with every problem of the file"""
+        from agent.config import read
+
+        return read(self.config_path)
 
 
 def start_logging(config: Config) -> None:

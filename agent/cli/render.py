@@ -73,6 +73,7 @@ def status(answer: Mapping[str, Any]) -> None:
     nats, agent = answer["nats"], answer["agent"]
     state = "connected to" if nats["connected"] else "not connected to"
     say(f"{agent['name']} (jetsync {agent['version']}, pid {agent['pid']}), {state} {nats['server']}")
+    _configuration(agent["config"], answer.get("config") or {})
     _mappings(answer["mappings"])
     _items(answer["snapshots"])
 
@@ -131,6 +132,16 @@ def _last_error(one: Mapping[str, Any]) -> None:
     if error := one["last_error"]:
         text = f"{one['name']}: {error['message']}; {error['remedy']}".rstrip("; ")
         say(Styled(printable(text), "yellow"))
+
+
+def _configuration(file: str, config: Mapping[str, Any]) -> None:
+    """The file that is in force, and what isn't."""
+    if loaded := config.get("loaded"):
+        say(f"configuration {printable(file)}, loaded {loaded}")
+    if error := config.get("error"):
+        say(Styled(printable(f"the file as it is now is not in force: {error}"), "yellow"))
+    if keys := config.get("restart_needed"):
+        say(Styled(f"in force after a restart: {', '.join(keys)}", "yellow"))
 
 
 def _attention(report: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ system it can block: don't call it in an event loop's thread.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,12 @@ DEFAULT_PATHS: Final = (Path("config.yaml"), Path("/etc/jetsync/config.yaml"))
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration with the file it came from. `document` has the positions."""
+    """A configuration with the file it came from. `document` has the positions; digest: SHA-256 of the file, in hex."""
 
     config: Config
     path: Path
     document: Document
+    digest: str
 
     def problem(self, loc: Loc, message: str) -> ConfigProblem:
         """A problem at `loc`, with its position."""
@@ -50,8 +52,9 @@ def load(path: Path | None, *, environ: Mapping[str, str] = os.environ) -> Confi
 def read(path: Path | None, *, environ: Mapping[str, str] = os.environ) -> Loaded:
     """As `load`, with the positions."""
     path = path if path is not None else find()
-    config, document = _build(_text(path), str(path), base=_directory_of(path), environ=environ)
-    return Loaded(config, path, document)
+    raw = _raw(path)
+    config, document = _build(_text(path, raw), str(path), base=_directory_of(path), environ=environ)
+    return Loaded(config, path, document, hashlib.sha256(raw).hexdigest())
 
 
 def loads(text: str, *, base: Path, file: str = "config.yaml", environ: Mapping[str, str] = os.environ) -> Config:
@@ -78,38 +81,63 @@ def find(paths: Sequence[Path] = DEFAULT_PATHS) -> Path:
     raise ConfigError([ConfigProblem(str(paths[0]), 0, 0, message)])
 
 
+def state_dir_of(path: Path | None, *, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where the state is, of a file that may be wrong otherwise; None when it doesn't tell."""
+    try:
+        path = path if path is not None else find()
+        value = parse(_text(path, _raw(path)), environ).value
+    except ConfigError:
+        return None
+    given = value.get("state_dir", Config.model_fields["state_dir"].default) if isinstance(value, dict) else None
+    return Path(os.path.normpath(_directory_of(path) / given)) if isinstance(given, str) and given else None
+
+
 def _directory_of(path: Path) -> Path:
     # As named, not where links lead: a Kubernetes ConfigMap's file is a link into a directory that changes.
     return Path(os.path.normpath(Path.cwd() / path.parent))
 
 
-def _text(path: Path) -> str:
-    """The file's text, without BOM. Raises ConfigError."""
+def _failure(path: Path, message: str, line: int = 0, column: int = 0) -> ConfigError:
+    return ConfigError([ConfigProblem(str(path), line, column, message)])
 
-    def fail(message: str, line: int = 0, column: int = 0) -> ConfigError:
-        return ConfigError([ConfigProblem(str(path), line, column, message)])
 
+def _raw(path: Path) -> bytes:
+    """What the file has. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise fail("the file doesn't exist") from None
+        raise _failure(path, "the file doesn't exist") from None
     except IsADirectoryError:
-        raise fail("this is a directory; name the file in it") from None
+        raise _failure(path, "this is a directory; name the file in it") from None
     except PermissionError:
-        raise fail("no permission to read the file; check its owner and mode") from None
+        raise _failure(path, "no permission to read the file; check its owner and mode") from None
     except (OSError, ValueError) as error:
-        raise fail(f"can't read the file: {getattr(error, 'strerror', None) or error}") from None
+        raise _failure(path, f"can't read the file: {getattr(error, 'strerror', None) or error}") from None
     if len(raw) > MAX_BYTES:
-        raise fail(f"the file is larger than {MAX_BYTES // 1024 // 1024} MiB")
+        raise _failure(path, f"the file is larger than {MAX_BYTES // 1024 // 1024} MiB")
+    return raw
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the file in hex, as `Loaded.digest`; "" when it can't be read."""
+    try:
+        return hashlib.sha256(_raw(path)).hexdigest()
+    except ConfigError:
+        return ""
+
+
+def _text(path: Path, raw: bytes) -> str:
+    """The file's text, without BOM. Raises ConfigError."""
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise fail("the file is UTF-16; save it as UTF-8", 1, 1)
+        raise _failure(path, "the file is UTF-16; save it as UTF-8", 1, 1)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8", "replace")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        raise fail(f"byte 0x{raw[error.start]:02x} isn't UTF-8; save the file as UTF-8", line, column) from None
+        message = f"byte 0x{raw[error.start]:02x} isn't UTF-8; save the file as UTF-8"
+        raise _failure(path, message, line, column) from None
 
 
 def _build(text: str, file: str, *, base: Path, environ: Mapping[str, str]) -> tuple[Config, Document]:

@@ -66,6 +66,7 @@ class Connection:
         self._down_since = 0.0
         self._closing = False
         self._wake = asyncio.Event()
+        self._stale = False
         self._supervisor: asyncio.Task[None] | None = None
         self._watchers: list[Callable[[bool], None]] = []
         self._refusals = 0
@@ -157,6 +158,15 @@ class Connection:
             return float(await client.rtt(5))
         except errors.Error as error:
             raise StoreUnavailableError(f"no answer from {self.url}: {error}") from error
+
+    def use(self, access: Access) -> None:
+        """Connect anew, with other servers or other ways to log in. What is under way has an unknown outcome, as with
+        any lost connection. The domain stays."""
+        self._access = access
+        self._servers = list(access.servers)
+        self._not_let_in = ""
+        self._stale = True
+        self._wake.set()
 
     async def close(self) -> None:
         """Close for good. What still waits for an answer fails with StoreUnavailableError."""
@@ -315,26 +325,41 @@ class Connection:
             if client is None:
                 continue
             if self._up:
-                if client.is_connected:
+                if client.is_connected and not self._stale:
                     continue
                 self._set_up(False)  # nats-py has noticed, but may wait minutes for a dead peer before it tells
                 client.abort()
-            if client.is_closed or time.monotonic() - self._down_since > REPLACE_AFTER:
+            if self._stale or client.is_closed or time.monotonic() - self._down_since > REPLACE_AFTER:
                 await self._drop(client)
                 self._client = None
                 await self._replace()
 
     async def _replace(self) -> None:
         while True:
+            self._stale = False
             try:
-                async with asyncio.timeout(REPLACE_AFTER):
-                    client = await self._new_client()
+                client = await self._replacement()
             except (TimeoutError, errors.Error, OSError, ValueError, JetsyncError) as error:
                 self.last_error = str(error) or self.last_error
                 await asyncio.sleep(RECONNECT_WAIT * (1 + random.random()))
                 continue
             self._adopt(client)
             return
+
+    async def _replacement(self) -> JetsyncClient:
+        """A new client, within REPLACE_AFTER; given up when `use` says that it has to be another one."""
+        making = asyncio.create_task(self._new_client(), name="nats-replacement")
+        deadline = time.monotonic() + REPLACE_AFTER
+        try:
+            while not making.done() and not self._stale and time.monotonic() < deadline:
+                await asyncio.wait([making], timeout=0.5)
+            if making.done():
+                return making.result()
+            raise TimeoutError
+        finally:
+            while not making.done():  # repeated: Python 3.11's wait_for, which nats-py uses, can swallow a cancellation
+                making.cancel()
+                await asyncio.wait([making], timeout=1.0)
 
     async def _drop(self, client: JetsyncClient | None) -> None:
         if client is None:

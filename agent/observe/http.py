@@ -36,7 +36,10 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosni
 
 
 class HttpServer:
-    """Serves until `stop`. host: an address or a name; "::" = all, IPv4 too. port: 0 = any free, then see `port`."""
+    """Serves until `stop`. host: an address or a name; "::" = all, IPv4 too. port: 0 = any free, then see `port`.
+
+    policy: what ready means; may be changed at any time.
+    """
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class HttpServer:
         self._metrics = metrics
         self._status = status
         self._readiness = readiness
-        self._policy = policy
+        self.policy = policy
         self._runner: web.AppRunner | None = None
 
     @property
@@ -94,7 +97,7 @@ class HttpServer:
 
     async def _get_readyz(self, request: web.Request) -> web.Response:
         readiness = self._readiness()
-        return _answer(request, check(readiness, self._policy), "readyz", notes(readiness))
+        return _answer(request, check(readiness, self.policy), "readyz", notes(readiness))
 
     async def _get_status(self, _request: web.Request) -> web.Response:
         status = await self._status()

@@ -75,6 +75,9 @@ class Meters:
         """That of the publication or subscription `name`."""
         return SnapshotMeter()
 
+    def forget(self, name: str) -> None:
+        """What has this name is gone, with all that was kept of it."""
+
     def connected(self, connected: bool) -> None:
         """Whether the server is connected now."""
 

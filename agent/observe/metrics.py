@@ -14,7 +14,7 @@ All of it is safe from any thread.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from prometheus_client import (
@@ -53,8 +53,10 @@ class Metrics(Meters):
         self._mappings: dict[str, MappingMetrics] = {}
         self._snapshots: dict[str, SnapshotMetrics] = {}
         self._series.build_info.labels(version or program_version(), revision, platform.python_version()).set(1)
+        self._hash = ""
         for operation in series.OPERATIONS:
             self._series.transfer_seconds.labels(operation)
+        self.restart_needed(())
 
     def mapping(self, name: str, *, bucket: str, mode: Mode, expected_interval: float = 0.0) -> MappingMetrics:
         """The metrics of the mapping `name`, made when new. expected_interval: seconds, see its series' help."""
@@ -94,6 +96,18 @@ class Metrics(Meters):
         self._series.config_ok.set(ok)
         if ok:
             self._series.config_time.set(now)
+
+    def config_in_force(self, digest: str) -> None:
+        """SHA-256 of the file that is in force; the series of the one before goes."""
+        if self._hash and self._hash != digest:
+            self._series.config_hash.remove(self._hash)
+        self._hash = digest
+        self._series.config_hash.labels(digest).set(1)
+
+    def restart_needed(self, keys: Collection[str]) -> None:
+        """Keys of the file (of series.RESTART_KEYS) that only a restart puts into force."""
+        for key in series.RESTART_KEYS:
+            self._series.restart_needed.labels(key).set(key in keys)
 
     # -- what others read --
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from agent.config.reload import RESTART
 from agent.core.entries import Reason
 from agent.core.guards import HaltReason
 from agent.observe.reasons import ErrorReason
 from agent.observe.status import State
 
+RESTART_KEYS = RESTART
 SIDES = ("local", "remote")
 HALT_REASONS = tuple(reason.value for reason in HaltReason)
 STATES = tuple(state.value for state in State)
@@ -50,6 +52,14 @@ class Series:
         )
         self.config_time = gauge(
             "config_last_reload_success_timestamp_seconds", "When a configuration was last loaded successfully."
+        )
+        self.config_hash = gauge(
+            "config_hash_info", "Always 1; the label is the SHA-256 of the configuration file in force.", "hash"
+        )
+        self.restart_needed = gauge(
+            "config_restart_needed",
+            "1 for a key of the configuration file that was changed, and that only a restart puts into force, else 0.",
+            "key",
         )
         self.nats_connected = gauge("nats_connected", "1 while connected to a NATS server, else 0.")
         self.nats_reconnects = counter("nats_reconnects", "Connections to a NATS server that replaced a lost one.")

@@ -163,8 +163,22 @@ class NatsStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigStatus:
+    """The configuration that is in force. loaded: when; hash: SHA-256 of the file, in hex.
+
+    error: why the file as it is now isn't in force; "" when it is. restart_needed: keys of it that only a restart puts
+    into force.
+    """
+
+    loaded: float | None = None
+    hash: str = ""
+    error: str = ""
+    restart_needed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """The whole agent. version: of the program. config: the path of the file that is in force."""
+    """The whole agent. version: of the program. config: the path of the file; loaded: what is in force of it."""
 
     name: str
     version: str
@@ -174,10 +188,11 @@ class AgentStatus:
     nats: NatsStatus = NatsStatus()
     mappings: tuple[MappingStatus, ...] = ()
     snapshots: tuple[SnapshotStatus, ...] = ()
+    loaded: ConfigStatus = ConfigStatus()
 
     def to_json(self) -> dict[str, Any]:
-        """`{"version": 1, "agent": {name, version, pid, started, config}, "nats": {...}, "mappings": [...],
-        "snapshots": [...]}`."""
+        """`{"version": 1, "agent": {name, version, pid, started, config}, "config": {loaded, hash, error,
+        restart_needed}, "nats": {...}, "mappings": [...], "snapshots": [...]}`."""
         return {
             "version": FORMAT,
             "agent": {
@@ -187,6 +202,7 @@ class AgentStatus:
                 "started": timestamp(self.started),
                 "config": self.config,
             },
+            "config": _to_json(self.loaded),
             "nats": _to_json(self.nats),
             "mappings": [_to_json(mapping) for mapping in self.mappings],
             "snapshots": [_to_json(snapshot) for snapshot in self.snapshots],
@@ -198,12 +214,15 @@ class AgentStatus:
         if value.get("version") != FORMAT:
             raise ValueError(f"a status of version {value.get('version')!r}, and this program reads {FORMAT}")
         try:
-            agent = value["agent"]
+            agent, config = value["agent"], value.get("config", {})
             return cls(
                 **{**_known(cls, agent), "started": seconds(agent["started"]) or 0.0},
                 nats=NatsStatus(**_known(NatsStatus, value["nats"])),
                 mappings=tuple(_mapping(mapping) for mapping in value["mappings"]),
                 snapshots=tuple(_snapshot(snapshot) for snapshot in value.get("snapshots", ())),
+                loaded=ConfigStatus(
+                    **{**_known(ConfigStatus, config), "restart_needed": tuple(config.get("restart_needed", ()))}
+                ),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a status: {error!r}") from error
@@ -221,7 +240,7 @@ def seconds(text: str | None) -> float | None:
     return None if text is None else datetime.fromisoformat(text).timestamp()
 
 
-_TIMES = frozenset({"since", "last_success", "at"})
+_TIMES = frozenset({"since", "last_success", "at", "loaded"})
 
 
 def _to_json(value: Any) -> Any:

@@ -1,9 +1,12 @@
-"""A guard for work that never ends by itself: an unforeseen error is logged whole, and the work begins again."""
+"""A guard for work that never ends by itself: an unforeseen error is logged whole, and the work begins again.
+
+`end` waits for it where it was told to end.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from agent.errors import JetsyncError
 from agent.observe.logging import get_logger
@@ -31,3 +34,14 @@ async def guarded(
             broken(JetsyncError(f"unforeseen: {error!r}", remedy="please report this, with the log"))
             log.exception(crashed)
         await asyncio.sleep(backoff.next())
+
+
+async def end(tasks: Sequence[asyncio.Task[None]], *, within: float) -> None:
+    """Wait for tasks that have been told to end; those that don't `within` seconds are cancelled."""
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=within)
+    for task in late:
+        task.cancel()
+    if late:
+        await asyncio.wait(late)

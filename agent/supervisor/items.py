@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from agent.config.model import Config
 from agent.config.model import Publication as PublicationConfig
 from agent.config.model import Subscription as SubscriptionConfig
-from agent.errors import ConnectError, StoreUnavailableError, UsageError
+from agent.errors import ConnectError, JetsyncError, StoreUnavailableError, UsageError
 from agent.observe.meter import Meters
 from agent.observe.readiness import MappingReadiness
 from agent.observe.status import SnapshotStatus
 from agent.snapshots.report import PUBLICATION, SUBSCRIPTION, SnapshotReport
-from agent.supervisor.guarded import guarded
+from agent.supervisor.guarded import end, guarded
 from agent.supervisor.uplink import Uplink
 from agent.sync.retry import Backoff
 
@@ -93,18 +93,21 @@ class Items:
             config=config, folder=self._config.folder, state_path=state_path, remotes=remotes, follow=follow
         )
 
-    async def stop(self, *, within: float) -> None:
-        """Drain; what doesn't end `within` seconds is cancelled."""
-        for item, task in self._running.values():
+    def use(self, config: Config) -> None:
+        """Another configuration; what is different in it is for others to stop and to start."""
+        self._config = config
+
+    async def stop(self, names: Sequence[str] | None = None, *, within: float) -> None:
+        """Drain those of these names, or all; what doesn't end `within` seconds is cancelled."""
+        running = {
+            name: self._running[name] for name in (self._running if names is None else names) if name in self._running
+        }
+        for item, task in running.values():
             if not await item.drain():
                 task.cancel()
-        tasks = [task for _, task in self._running.values()]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=within)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        await end([task for _, task in running.values()], within=within)
+        for name in running:
+            del self._running[name]
 
     def poke(self) -> None:
         for item, _ in self._running.values():
@@ -138,6 +141,20 @@ class Items:
         return [await self._converge(item, timeout, emit) for item in self.start(configs, follow=False)]
 
     async def _converge(self, item: Item, timeout: float, emit: Emit) -> SnapshotReport:
+        """As `_come_through`; a failure when the item is stopped meanwhile."""
+        stopped = JetsyncError(f"{item.kind} {item.name!r} was stopped meanwhile", remedy="ask again")
+        running = self._running.get(item.name)
+        if running is None or running[0] is not item:
+            return _failure(item, stopped)
+        coming = asyncio.create_task(self._come_through(item, timeout, emit), name=f"converge {item.name}")
+        try:
+            await asyncio.wait([coming, running[1]], return_when=asyncio.FIRST_COMPLETED)
+            return coming.result() if coming.done() else _failure(item, stopped)
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+
+    async def _come_through(self, item: Item, timeout: float, emit: Emit) -> SnapshotReport:
         """Until it has come through, or has failed for another reason than that the server was away."""
         backoff = Backoff(base=0.1, ceiling=2.0)
         began = time.monotonic()
@@ -186,6 +203,12 @@ class Items:
             )
             for status in found
         ]
+
+
+def _failure(item: Item, why: JetsyncError) -> SnapshotReport:
+    report = SnapshotReport(item.kind, item.name)
+    report.failed(why)
+    return report
 
 
 def kind_of(config: ItemConfig) -> str:

@@ -40,7 +40,8 @@ Emit = Callable[[Mapping[str, Any]], None]
 class Home(Protocol):
     """Where a request is carried out."""
 
-    config: Config
+    @property
+    def config(self) -> Config: ...
 
     async def on_store(self, mapping: MappingConfig, work: Callable[[StateStore], T]) -> T | None:
         """Run something on the mapping's state; None when it has none yet."""
@@ -54,8 +55,12 @@ class Home(Protocol):
 
 class AgentHome:
     def __init__(self, supervisor: Supervisor) -> None:
-        self.config = supervisor.config
         self._supervisor = supervisor
+
+    @property
+    def config(self) -> Config:
+        """The one that is in force: it changes with a reload."""
+        return self._supervisor.config
 
     def _running(self, mapping: MappingConfig) -> MappingSync:
         (running,) = self._supervisor.mappings([mapping.name])
@@ -75,7 +80,11 @@ class StoppedHome:
     """The state directory's lock is held by whoever uses it."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self._config = config
+
+    @property
+    def config(self) -> Config:
+        return self._config
 
     async def on_store(self, mapping: MappingConfig, work: Callable[[StateStore], T]) -> T | None:
         path = state_path(self.config, mapping.name)

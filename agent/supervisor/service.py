@@ -9,29 +9,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from agent.config.load import Loaded
 from agent.config.model import Config
 from agent.control.server import serve as serve_control
 from agent.objectstore import Connection
-from agent.observe.http import HttpServer
 from agent.observe.logging import get_logger
 from agent.observe.metrics import Metrics
 from agent.snapshots.report import PUBLICATION, SUBSCRIPTION
 from agent.supervisor import buckets, once, requests, snapshots
+from agent.supervisor.pages import Pages
+from agent.supervisor.reload import Reloader
 from agent.supervisor.snapshots import Emit
 from agent.supervisor.wiring import Supervisor
 
 
-async def serve(config: Config, *, config_path: Path | None) -> int:
-    """Run the agent until SIGINT or SIGTERM; returns the signal's number.
+async def serve(loaded: Loaded, *, hung_up: Callable[[], bool] = lambda: False) -> int:
+    """Run the agent until SIGINT or SIGTERM; returns the signal's number. SIGHUP reloads the configuration.
+
+    hung_up: whether there was a SIGHUP before we could hear it.
 
     :raises LockedError: another agent runs on the state directory
     """
+    config = loaded.config
     log = get_logger()
     stop = asyncio.Event()
+    reload = asyncio.Event()
     received: list[int] = []
 
     def note(number: int) -> None:
@@ -41,37 +46,38 @@ async def serve(config: Config, *, config_path: Path | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, note, number)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    if hung_up():
+        reload.set()
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
-        supervisor = await stack.enter_async_context(Supervisor(config, config_path=config_path, metrics=metrics))
+        supervisor = await stack.enter_async_context(Supervisor(config, config_path=loaded.path, metrics=metrics))
         await stack.enter_async_context(serve_control(config.state_dir, handlers(supervisor)))
-        http = await _start_http(supervisor, metrics)
-        if http is not None:
-            stack.push_async_callback(http.stop)
-            log.info("http", url=http.url)
+        pages = Pages(supervisor, metrics)
+        stack.push_async_callback(pages.stop)
+        await pages.use(config.http)
         supervisor.start_mappings(config.mappings)
         supervisor.items.start([*config.publications, *config.subscriptions], follow=True)
         log.info("started", name=config.name, mappings=len(config.mappings), snapshots=len(supervisor.items.status()))
+        reloader = Reloader(loaded, supervisor, pages, metrics)
+        if reload.is_set():
+            reloader.ask()
+        loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+        await stack.enter_async_context(_running(reloader))
         await stop.wait()
         log.info("stopping", signal=signal.Signals(received[0]).name)
     log.info("stopped")
     return received[0]
 
 
-async def _start_http(supervisor: Supervisor, metrics: Metrics) -> HttpServer | None:
-    config = supervisor.config.http
-    if config is None:
-        return None
-    server = HttpServer(
-        host=config.host,
-        port=config.port,
-        metrics=metrics.expose,
-        status=supervisor.status,
-        readiness=supervisor.readiness,
-        policy=config.ready,
-    )
-    await server.start()
-    return server
+@contextlib.asynccontextmanager
+async def _running(reloader: Reloader) -> AsyncIterator[None]:
+    task = asyncio.create_task(reloader.run(), name="reload")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def handlers(supervisor: Supervisor) -> dict[str, Any]:

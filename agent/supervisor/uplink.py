@@ -82,6 +82,16 @@ class Uplink:
                 self._metrics.rtt(self._rtt)
             await asyncio.sleep(RTT_INTERVAL)
 
+    def use(self, config: Config) -> None:
+        """Another configuration: buckets as they are declared now, and the way to the server where that has changed."""
+        before, self._config = self._config, config
+        self.remotes.use(config.buckets)
+        if before.nats == config.nats:
+            return
+        self._error = None
+        if self._connection is not None:
+            self._connection.use(config.nats)
+
     def closing(self) -> None:
         """What is lost from now on is lost on purpose."""
         self._closing = True

@@ -17,22 +17,25 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from agent.config.model import Config
 from agent.config.model import Mapping as MappingConfig
+from agent.config.reload import Changes, same_place
 from agent.errors import JetsyncError, StateError, UsageError
 from agent.observe.logging import get_logger
 from agent.observe.meter import Meters
 from agent.observe.readiness import MappingReadiness, Readiness
-from agent.observe.status import AgentStatus
+from agent.observe.status import AgentStatus, ConfigStatus
 from agent.observe.version import program_version
 from agent.state import StateLock, lock, lock_for_reading
-from agent.supervisor.guarded import guarded
+from agent.supervisor.guarded import end, guarded
 from agent.supervisor.items import Items
 from agent.supervisor.uplink import Uplink
 from agent.sync.mapping import DRAIN_SECONDS, MappingSync
+from agent.sync.record import Record
 from agent.sync.report import Report
 
 T = TypeVar("T")
@@ -56,11 +59,12 @@ class Supervisor:
         self.metrics = metrics or Meters()
         self._log = get_logger()
         self._lock: StateLock | None = None
-        self.uplink = Uplink(config, self.metrics, self._connection_is_back)
+        self.uplink = Uplink(config, self.metrics, self._poke)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._mappings: dict[str, MappingSync] = {}
         self.items = Items(config, self.uplink, self.metrics, self._spawn)
         self._started_at = time.time()
+        self.loaded = ConfigStatus()
 
     # -- start and stop ------------------------------------------------------------------------------------------
 
@@ -80,7 +84,7 @@ class Supervisor:
 
     async def __aexit__(self, *_exc: object) -> None:
         self.uplink.closing()
-        await asyncio.gather(self._stop_mappings(), self.items.stop(within=DRAIN_SECONDS))
+        await asyncio.gather(self._stop_mappings(list(self._mappings)), self.items.stop(within=DRAIN_SECONDS))
         left = set(self._tasks.values())
         while left:  # Python 3.11's asyncio.wait_for, which nats-py uses, can swallow a cancellation: repeat it
             for task in left:
@@ -90,24 +94,45 @@ class Supervisor:
         if self._lock is not None:
             self._lock.release()
 
-    async def _stop_mappings(self) -> None:
-        """Drain: nothing new; what is under way ends, or is cancelled after a bounded time."""
-        for name, mapping in self._mappings.items():
+    async def _stop_mappings(self, names: Sequence[str]) -> dict[str, MappingSync]:
+        """Drain: nothing new; what is under way ends, or is cancelled after a bounded time. Gives those that ran."""
+        stopped = {name: self._mappings[name] for name in names if name in self._mappings}
+        for name, mapping in stopped.items():
             if not await mapping.drain():
                 self._tasks[f"mapping {name}"].cancel()
-        tasks = [task for name, task in self._tasks.items() if name.startswith("mapping ")]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        await end([self._tasks[f"mapping {name}"] for name in stopped], within=DRAIN_SECONDS)
+        for name in stopped:
+            del self._mappings[name], self._tasks[f"mapping {name}"]
+        return stopped
+
+    async def reconfigure(self, changes: Changes) -> None:
+        """Go over to another configuration: only what is different ends, or begins.
+
+        All that ends has ended before anything begins: a directory may go from one mapping to another. The series of
+        what is gone go; what begins anew in its old place goes on in its records: it was converged if it was.
+        """
+        before, self.config = self.config, changes.config
+        self.items.use(changes.config)
+        stopped, _ = await asyncio.gather(
+            self._stop_mappings(changes.mappings.ends),
+            self.items.stop((*changes.publications.ends, *changes.subscriptions.ends), within=DRAIN_SECONDS),
+        )
+        self.uplink.use(changes.config)
+        for name in changes.mappings.removed:
+            self.metrics.forget(name)
+        for config in changes.config.mappings:
+            old, place = stopped.get(config.name), before.mapping(config.name)
+            if old is not None and place is not None and same_place(place, config):
+                self._start(config, old.record)
+        self.start_mappings(changes.config.mappings)
+        self.items.start([*changes.config.publications, *changes.config.subscriptions], follow=True)
+        self._poke()  # a bucket that was missing may be declared now
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._tasks[name] = asyncio.create_task(work, name=name)
         return task
 
-    def _connection_is_back(self) -> None:
+    def _poke(self) -> None:
         for mapping in self._mappings.values():
             mapping.poke()
         self.items.poke()
@@ -116,7 +141,8 @@ class Supervisor:
         """Show what the mappings say of themselves; counters count by themselves."""
         while True:
             for mapping in list(self._mappings.values()):
-                await mapping.show_metrics()
+                with suppress(StateError):  # it is ending
+                    await mapping.show_metrics()
             self.items.show_metrics()
             await asyncio.sleep(METRICS_INTERVAL)
 
@@ -137,25 +163,29 @@ class Supervisor:
 
     async def journalled(self) -> set[str]:
         """The nuids in the journals of all running mappings."""
-        journals = [await mapping.on_store(lambda store: store.journal_all()) for mapping in self._mappings.values()]
+        mappings = list(self._mappings.values())
+        journals = [await mapping.on_store(lambda store: store.journal_all()) for mapping in mappings]
         return {entry.nuid for journal in journals for entry in journal}
 
     def start_mappings(self, configs: Sequence[MappingConfig]) -> None:
         for config in configs:
-            if config.name in self._mappings:
-                continue
-            mapping = MappingSync(
-                config=config,
-                agent_name=self.config.name,
-                state_path=self._state_path(config.name),
-                remotes=self.uplink.remotes,
-                metrics=self.metrics.mapping(
-                    config.name, bucket=config.bucket, mode=config.mode, expected_interval=config.rescan * 1.25
-                ),
-            )
-            self._mappings[config.name] = mapping
-            work = guarded(mapping.run, kind="mapping", name=config.name, broken=mapping.broken)
-            self._spawn(f"mapping {config.name}", work)
+            if config.name not in self._mappings:
+                self._start(config)
+
+    def _start(self, config: MappingConfig, record: Record | None = None) -> None:
+        mapping = MappingSync(
+            config=config,
+            agent_name=self.config.name,
+            state_path=self._state_path(config.name),
+            remotes=self.uplink.remotes,
+            metrics=self.metrics.mapping(
+                config.name, bucket=config.bucket, mode=config.mode, expected_interval=config.rescan * 1.25
+            ),
+            record=record,
+        )
+        self._mappings[config.name] = mapping
+        work = guarded(mapping.run, kind="mapping", name=config.name, broken=mapping.broken)
+        self._spawn(f"mapping {config.name}", work)
 
     def _state_path(self, name: str) -> Path:
         return state_path(self.config, name)
@@ -245,13 +275,14 @@ class Supervisor:
             started=self._started_at,
             config=str(self._config_path or ""),
             nats=self.uplink.status(),
-            mappings=tuple([await mapping.status() for mapping in self._mappings.values()]),
+            mappings=tuple([await mapping.status() for mapping in list(self._mappings.values())]),
             snapshots=self.items.status(),
+            loaded=self.loaded,
         )
 
     def readiness(self) -> Readiness:
         return Readiness(
-            started=len(self._mappings) == len(self.config.mappings),
+            started=all(mapping.name in self._mappings for mapping in self.config.mappings),
             connected=self.uplink.online,
             mappings=[
                 MappingReadiness(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from agent.errors import StateError
 from agent.state import StateReader, StateStore
 
 T = TypeVar("T")
@@ -18,6 +19,8 @@ class Db:
 
     def __init__(self, store: StateStore, name: str) -> None:
         self._store = store
+        self._name = name
+        self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"state {name}")
 
     @classmethod
@@ -26,6 +29,12 @@ class Db:
         return cls(await asyncio.to_thread(StateStore.open, path), name)
 
     async def __call__(self, work: Callable[[StateStore], T]) -> T:
+        """:raises StateError: it is closed"""
+        if self._closed:
+            raise StateError(f"the state of {self._name!r} is closed", remedy="ask again")
+        return await self._run(work)
+
+    async def _run(self, work: Callable[[StateStore], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._store)
 
     @property
@@ -43,5 +52,7 @@ class Db:
         return self._store.reader()
 
     async def close(self) -> None:
-        await self(lambda store: store.close())
+        """What was asked for before comes first."""
+        self._closed = True
+        await self._run(lambda store: store.close())
         self._thread.shutdown(wait=False)

@@ -81,13 +81,16 @@ class MappingSync:
         state_path: Path,
         remotes: Remotes,
         metrics: Meter,
+        record: Record | None = None,
         dry: bool = False,
     ) -> None:
+        """record: that of a mapping which this one takes the place of, with the same directory and bucket."""
         self.config = config
         self._agent_name = agent_name
         self._state_path = state_path
         self._remotes = remotes
-        self.record = Record(config.name, metrics)
+        self.record = record or Record(config.name, metrics)
+        self.record.begins()
         self._dry = dry
         self._db: Db | None = None
         self._session: Session | None = None
@@ -117,7 +120,8 @@ class MappingSync:
                         backoff.reset()
                     await self._rest(error, backoff.next())
         finally:
-            await self._db.close()
+            db, self._db = self._db, None
+            await db.close()
 
     async def _run_session(self) -> None:
         assert self._db is not None
@@ -254,13 +258,10 @@ class MappingSync:
         self.record.tallies.append(tally)
         report = Report(self.config.name, tally=tally)
         try:
-            await self._settled()
-            session = self._session
-            assert self._db is not None
-            assert session is not None
+            session, db = await self._settled()
             if session.janitor is not None:
                 await session.janitor.tidy()
-            await self._db(
+            await db(
                 lambda store: view.fill_report(report, store, strays=session.local.strays, holds=session.batches.holds)
             )
             if session.batches.paused:
@@ -272,19 +273,21 @@ class MappingSync:
             self.record.tallies.remove(tally)
         return report
 
-    async def _settled(self) -> None:
-        """Wait until a session has settled.
+    async def _settled(self) -> tuple[Session, Db]:
+        """Wait until a session has settled; gives it, and the state.
 
-        :raises JetsyncError: the last session's error, when waiting can't help
+        :raises JetsyncError: the last session's error, when waiting can't help; or the mapping is being stopped
         """
         failures = self.record.failures  # of earlier sessions: what failed then is tried again now
         self._retry.set()
         while True:
+            if self._stopping:
+                raise JetsyncError(f"mapping {self.config.name!r} was stopped meanwhile", remedy="ask again")
             failure = self.record.failure if self.record.failures > failures else None
             if failure is not None and not waits_for_server(failure):
                 raise failure
-            session = self._session
-            if session is None:
+            session, db = self._session, self._db
+            if session is None or db is None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(0.05):
                         await self._began.wait()
@@ -294,7 +297,8 @@ class MappingSync:
                 while not waiting.done() and self._session is session:
                     await asyncio.wait([waiting], timeout=0.05)
                 if waiting.done():
-                    return waiting.result()
+                    waiting.result()
+                    return session, db
             finally:
                 waiting.cancel()
 
@@ -326,10 +330,7 @@ class MappingSync:
         """What `converge` would do. Only for a dry mapping."""
         report = Report(self.config.name)
         try:
-            await self._settled()
-            session = self._session
-            assert self._db is not None
-            assert session is not None
+            session, db = await self._settled()
             directory = session.directory
 
             def make(store: StateStore) -> None:
@@ -341,7 +342,7 @@ class MappingSync:
                 report.actions = [action_json(action) for action in made.actions]
                 view.fill_report(report, store, strays=session.local.strays, holds=Holds())
 
-            await self._db(make)
+            await db(make)
         except JetsyncError as error:
             report.failed(error, self.record.halt)
             report.actions = []
@@ -363,10 +364,10 @@ class MappingSync:
 
         :raises JetsyncError: the last session's error, when waiting can't help
         """
-        while self._session is None or not (self._session.local.scanned and self._session.remote.ready):
-            await self._settled()
-        assert self._db is not None
-        return self._session, self._db
+        session, db = self._session, self._db
+        while session is None or db is None or not (session.local.scanned and session.remote.ready):
+            session, db = await self._settled()
+        return session, db
 
     @property
     def converged(self) -> bool:

@@ -71,6 +71,11 @@ class Record:
         self._conflicts: set[str] = set()
         self._waiting: tuple[float, JetsyncError] | None = None  # since when, and for what
 
+    def begins(self) -> None:
+        """The mapping starts, for the first time or with another configuration."""
+        self.set_state(State.STARTING)
+        self._waiting = None
+
     # -- sessions ------------------------------------------------------------------------------------------------
 
     def session_begins(self, bucket: str) -> None:

@@ -48,6 +48,10 @@ class Remotes:
         self._connection = connection
         self._tried.set()
 
+    def use(self, declared: Mapping[str, DeclaredBucket]) -> None:
+        """Other declarations, for whoever opens a bucket from now on."""
+        self._declared = declared
+
     def unreachable(self, error: ConnectError) -> None:
         """Why there is no connection, for those who ask for a bucket meanwhile."""
         self._why_not = error

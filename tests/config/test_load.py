@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.config.load import check_files, find, from_dict, load, loads, read
+from agent.config.load import check_files, find, from_dict, load, loads, read, state_dir_of
 from agent.config.model import Config, DeleteLimit, Section
 from agent.config.positions import MAX_BYTES
 from agent.config.validate import sections_of
@@ -869,3 +870,30 @@ def test_any_values_are_a_configuration_or_a_configuration_error(values: dict[st
         problems = error.problems
 
     assert not any("Input should" in problem.message for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("state_dir: ./state\nnonsense: 1\n", "{here}/state"),
+        ("state_dir: ${WHERE}/../x\n", "/y/x"),
+        ("nonsense: 1\n", "/var/lib/jetsync"),
+        ("state_dir: 5\n", ""),
+        ("state_dir: [\n", ""),
+        ("", ""),
+    ],
+)
+def test_where_the_state_is_can_be_told_of_a_file_that_is_wrong(tmp_path: Path, text: str, expected: str):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    found = state_dir_of(path, environ={"WHERE": "/y/z"})
+
+    assert found == (Path(expected.format(here=tmp_path)) if expected else None)
+    assert state_dir_of(tmp_path / "nowhere") is None
+
+
+def test_the_digest_is_that_of_the_file(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_text(HEAD)
+
+    assert read(path).digest == hashlib.sha256(HEAD.encode()).hexdigest()

@@ -29,6 +29,8 @@ EXPECTED = {
     "build_info": "gauge",
     "config_last_reload_successful": "gauge",
     "config_last_reload_success_timestamp_seconds": "gauge",
+    "config_hash_info": "gauge",
+    "config_restart_needed": "gauge",
     "nats_connected": "gauge",
     "nats_reconnects_total": "counter",
     "nats_rtt_seconds": "gauge",
@@ -74,7 +76,9 @@ LATER = {"snapshot_info"}
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics("1.2.3", revision="abc")
+    metrics = Metrics("1.2.3", revision="abc")
+    metrics.config_in_force("0123")
+    return metrics
 
 
 @pytest.fixture
@@ -124,6 +128,7 @@ def test_every_series_is_there_from_the_start_at_zero(
     not_zero = {name: value for (name, _), value in found.items() if name.startswith("jetsync_") and value}
     assert not_zero == {
         "jetsync_build_info": 1,
+        "jetsync_config_hash_info": 1,
         "jetsync_mapping_info": 1,
         "jetsync_mapping_state": 1,
         "jetsync_mapping_expected_interval_seconds": 750,
@@ -320,11 +325,17 @@ def test_connection_and_configuration_are_told(metrics: Metrics) -> None:
     metrics.rtt(0.25)
     metrics.config_loaded(True, 100.0)
     metrics.config_loaded(False, 200.0)
+    metrics.config_in_force("4567")
+    metrics.restart_needed(["nats"])
     assert value(metrics, "nats_connected") == 1
     assert value(metrics, "nats_reconnects_total") == 1
     assert value(metrics, "nats_rtt_seconds") == 0.25
     assert value(metrics, "config_last_reload_successful") == 0
     assert value(metrics, "config_last_reload_success_timestamp_seconds") == 100
+    assert {key: number for key, number in samples(metrics).items() if key[0] == "jetsync_config_hash_info"} == {
+        ("jetsync_config_hash_info", frozenset({("hash", "4567")})): 1
+    }
+    assert [value(metrics, "config_restart_needed", key=key) for key in ("name", "state_dir", "nats")] == [0, 0, 1]
     assert value(metrics, "build_info", version="1.2.3", revision="abc", python_version=platform.python_version()) == 1
 
 

@@ -15,6 +15,7 @@ from agent.observe.reasons import ErrorReason
 from agent.observe.status import (
     PROBLEMS_SHOWN,
     AgentStatus,
+    ConfigStatus,
     Halt,
     LastError,
     MappingStatus,
@@ -63,6 +64,7 @@ STATUS = AgentStatus(
     config="/etc/jetsync/config.yaml",
     nats=NatsStatus(True, "nats://edge:secret@hub:4222", "2.12.1", 0.004, 2),
     mappings=(BUSY, FRESH),
+    loaded=ConfigStatus(NOW, "0123", "config.yaml:1:1: no", ("name",)),
 )
 
 
