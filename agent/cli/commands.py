@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -28,6 +30,7 @@ from agent.cli.context import (
 from agent.errors import ConfigError, JetsyncError, UsageError
 
 if TYPE_CHECKING:
+    from agent.config.load import Loaded
     from agent.config.model import Config
 
 NAMES = typer.Argument(None, metavar="[NAME]...", help="Mappings; all when none is named.", show_default=False)
@@ -77,18 +80,26 @@ def sync(  # noqa: PLR0917 - typer gives them by name
     tolerate: str = typer.Option(
         "", "--tolerate", metavar="LIST", help="Of `problems,conflicts`: what doesn't make the exit code 3."
     ),
+    metrics_textfile: Path | None = typer.Option(
+        None,
+        "--metrics-textfile",
+        metavar="FILE",
+        help="Write the metrics there in the end, for node_exporter's textfile collector.",
+        show_default=False,
+    ),
 ) -> None:
     """Bring mappings, on-change publications and subscriptions to convergence once, then exit."""
     context: Context = ctx.obj
     tolerated = parse_tolerate(tolerate)
-    config = context.load()
+    loaded = context.read()
+    config = loaded.config
     args: dict[str, Any] = {"names": names or [], "timeout": parse_timeout(timeout), "offline_ok": offline_ok}
     answer = ask_agent(config, "sync", args)
     if answer is None:
         start_logging(config)
-        from agent.supervisor.once import sync_once
-
-        answer = run_async(lambda: sync_once(config, **args))
+        answer = _sync_here(loaded, args, metrics_textfile)
+    elif metrics_textfile is not None and (metrics := ask_agent(config, "metrics", {})) is not None:
+        _write_metrics(metrics_textfile, metrics["text"].encode)
     if json_:
         print_json(answer)
     else:
@@ -96,6 +107,29 @@ def sync(  # noqa: PLR0917 - typer gives them by name
         render.snapshots(answer["snapshots"])
     code = 0 if answer.get("offline_ok") else exit_code(answer["mappings"] + answer["snapshots"], tolerated)
     raise typer.Exit(code)
+
+
+def _sync_here(loaded: Loaded, args: dict[str, Any], textfile: Path | None) -> dict[str, Any]:
+    """`sync` by this process."""
+    from agent.supervisor.once import sync_once
+
+    if textfile is None:
+        return run_async(lambda: sync_once(loaded.config, **args))
+    import time
+
+    from agent.observe.metrics import Metrics
+
+    metrics = Metrics()
+    metrics.config_loaded(True, time.time())
+    metrics.config_in_force(loaded.digest)
+    told = partial(_write_metrics, textfile, metrics.render_own)
+    return run_async(lambda: sync_once(loaded.config, **args, metrics=metrics, told=told))
+
+
+def _write_metrics(textfile: Path, render: Callable[[], bytes]) -> None:
+    from agent.observe.textfile import write_textfile
+
+    write_textfile(textfile, render())
 
 
 def plan(

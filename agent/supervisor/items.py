@@ -18,7 +18,7 @@ from agent.config.model import Subscription as SubscriptionConfig
 from agent.errors import ConnectError, JetsyncError, StoreUnavailableError, UsageError
 from agent.observe.meter import Meters
 from agent.observe.readiness import MappingReadiness
-from agent.observe.status import SnapshotStatus
+from agent.observe.status import SnapshotStatus, State
 from agent.snapshots.report import PUBLICATION, SUBSCRIPTION, SnapshotReport
 from agent.supervisor.guarded import end, guarded
 from agent.supervisor.uplink import Uplink
@@ -108,6 +108,12 @@ class Items:
         await end([task for _, task in running.values()], within=within)
         for name in running:
             del self._running[name]
+
+    def try_again(self) -> None:
+        """What made some of them fail may be gone; the others aren't disturbed."""
+        for item, _ in self._running.values():
+            if item.status().state in (State.RETRYING, State.FAILED):
+                item.poke()
 
     def poke(self) -> None:
         for item, _ in self._running.values():

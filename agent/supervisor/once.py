@@ -6,11 +6,12 @@ needs isn't imported here: a `sync` with nothing to do is mostly imports.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agent.config.model import Config
 from agent.errors import ConnectError
+from agent.observe.meter import Meters
 from agent.snapshots.report import SnapshotReport
 from agent.supervisor.wiring import Supervisor, split_names
 from agent.sync.report import Report
@@ -18,10 +19,22 @@ from agent.sync.report import Report
 RESULT_VERSION = 1
 
 
-async def sync_once(config: Config, *, names: Sequence[str], timeout: float, offline_ok: bool) -> dict[str, Any]:
-    """One `sync` by this process."""
-    async with Supervisor(config) as supervisor:
-        return await sync(supervisor, names=names, timeout=timeout, offline_ok=offline_ok)
+async def sync_once(
+    config: Config,
+    *,
+    names: Sequence[str],
+    timeout: float,
+    offline_ok: bool,
+    metrics: Meters | None = None,
+    told: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """One `sync` by this process. told: called in the end, as long as `metrics` say how it is."""
+    async with Supervisor(config, metrics=metrics) as supervisor:
+        result = await sync(supervisor, names=names, timeout=timeout, offline_ok=offline_ok)
+        if metrics is not None:
+            await supervisor.show_metrics()
+        told()
+        return result
 
 
 async def plan_once(config: Config, *, names: Sequence[str], timeout: float) -> dict[str, Any]:

@@ -52,7 +52,7 @@ async def serve(loaded: Loaded, *, hung_up: Callable[[], bool] = lambda: False) 
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
         supervisor = await stack.enter_async_context(Supervisor(config, config_path=loaded.path, metrics=metrics))
-        await stack.enter_async_context(serve_control(config.state_dir, handlers(supervisor)))
+        await stack.enter_async_context(serve_control(config.state_dir, handlers(supervisor, metrics)))
         pages = Pages(supervisor, metrics)
         stack.push_async_callback(pages.stop)
         await pages.use(config.http)
@@ -80,11 +80,15 @@ async def _running(reloader: Reloader) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-def handlers(supervisor: Supervisor) -> dict[str, Any]:
+def handlers(supervisor: Supervisor, metrics: Metrics) -> dict[str, Any]:
     """The control socket's commands."""
 
     async def status(_args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
         return (await supervisor.status()).to_json()
+
+    async def own_metrics(_args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
+        await supervisor.show_metrics()
+        return {"version": once.RESULT_VERSION, "text": metrics.render_own().decode()}
 
     async def sync(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
         return await once.sync(supervisor, **_chosen(args, "names", "timeout", "offline_ok"))
@@ -118,7 +122,7 @@ def handlers(supervisor: Supervisor) -> dict[str, Any]:
 
         return handle
 
-    here = {"status": status, "sync": sync, "plan": plan, "resolve": resolve, "verify": verify}
+    here = {"status": status, "metrics": own_metrics, "sync": sync, "plan": plan, "resolve": resolve, "verify": verify}
     here |= {command: at_home(command) for command in requests.HOME_WORK}
     here |= {command: for_snapshots(command) for command in (*snapshots.WORK, *_OF_ITEMS)}
     return here | {command: for_buckets(work) for command, work in buckets.WORK.items()}

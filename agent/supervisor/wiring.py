@@ -59,7 +59,7 @@ class Supervisor:
         self.metrics = metrics or Meters()
         self._log = get_logger()
         self._lock: StateLock | None = None
-        self.uplink = Uplink(config, self.metrics, self._poke)
+        self.uplink = Uplink(config, self.metrics, self._connection_is_back)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._mappings: dict[str, MappingSync] = {}
         self.items = Items(config, self.uplink, self.metrics, self._spawn)
@@ -118,21 +118,24 @@ class Supervisor:
             self.items.stop((*changes.publications.ends, *changes.subscriptions.ends), within=DRAIN_SECONDS),
         )
         self.uplink.use(changes.config)
-        for name in changes.mappings.removed:
-            self.metrics.forget(name)
+        for delta in (changes.mappings, changes.publications, changes.subscriptions):
+            for name in delta.removed:
+                self.metrics.forget(name)
         for config in changes.config.mappings:
             old, place = stopped.get(config.name), before.mapping(config.name)
             if old is not None and place is not None and same_place(place, config):
                 self._start(config, old.record)
         self.start_mappings(changes.config.mappings)
         self.items.start([*changes.config.publications, *changes.config.subscriptions], follow=True)
-        self._poke()  # a bucket that was missing may be declared now
+        for mapping in self._mappings.values():
+            mapping.try_again()  # a bucket that was missing may be declared now
+        self.items.try_again()
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._tasks[name] = asyncio.create_task(work, name=name)
         return task
 
-    def _poke(self) -> None:
+    def _connection_is_back(self) -> None:
         for mapping in self._mappings.values():
             mapping.poke()
         self.items.poke()
@@ -140,11 +143,15 @@ class Supervisor:
     async def _keep_metrics(self) -> None:
         """Show what the mappings say of themselves; counters count by themselves."""
         while True:
-            for mapping in list(self._mappings.values()):
-                with suppress(StateError):  # it is ending
-                    await mapping.show_metrics()
-            self.items.show_metrics()
+            await self.show_metrics()
             await asyncio.sleep(METRICS_INTERVAL)
+
+    async def show_metrics(self) -> None:
+        """Bring the gauges up to date."""
+        for mapping in list(self._mappings.values()):
+            with suppress(StateError):  # it is ending
+                await mapping.show_metrics()
+        self.items.show_metrics()
 
     # -- mappings ------------------------------------------------------------------------------------------------
 

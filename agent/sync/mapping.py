@@ -394,6 +394,10 @@ class MappingSync:
         self._loaded.set()
         self.record.broke(error)
 
+    def try_again(self) -> None:
+        """What keeps a session from beginning may be gone: don't wait. A session that goes on isn't disturbed."""
+        self._retry.set()
+
     def poke(self) -> None:
         """The connection is back: try again now."""
         self._retry.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -125,3 +126,53 @@ def test_http_false_opens_no_port(agent: Agent, stock: Stock, bucket_name: str):
 def test_an_unknown_page_is_404(agent: Agent, what: str):
     with agent.run() as running:
         assert running.get(what)[0] == 404
+
+
+# -- a run that nobody can scrape
+
+
+def textfile(path: Path) -> dict[str, float]:
+    """Name{labels} -> value."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def test_one_sync_leaves_its_metrics_in_a_file(agent: Agent, tmp_path: Path):
+    write_tree(agent.directory(), {"file": b"12345"})
+    path = tmp_path / "jetsync.prom"
+    agent.sync("--metrics-textfile", str(path))
+    samples = textfile(path)
+
+    assert total(samples, "jetsync_transfer_bytes_total", 'operation="upload"', 'result="applied"') == 5
+    assert total(samples, "jetsync_mapping_objects", 'side="remote"') == 1
+    assert samples["jetsync_nats_connected"] == 1
+    assert samples["jetsync_config_last_reload_successful"] == 1
+    assert total(samples, "jetsync_mapping_last_success_timestamp_seconds") > 1_600_000_000
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert not any(name.startswith(("process_", "python_")) for name in samples)
+
+
+def test_a_failed_sync_leaves_its_metrics_too_and_a_file_that_cannot_be_written_is_told(
+    make_agent: MakeAgent, tmp_path: Path
+):
+    agent = make_agent(nats=f"nats://127.0.0.1:{free_port()}")
+    path = tmp_path / "jetsync.prom"
+    agent.cli("sync", "--timeout", "200ms", "--metrics-textfile", str(path), exit=5)
+    samples = textfile(path)
+
+    assert samples["jetsync_nats_connected"] == 0
+    assert total(samples, "jetsync_mapping_state", 'state="idle"') == 0
+    assert total(samples, "jetsync_mapping_state") == 1
+    result = agent.cli("sync", "--timeout", "200ms", "--metrics-textfile", str(tmp_path / "no" / "where.prom"), exit=1)
+    assert "can't be written" in result.err
+
+
+def test_a_sync_that_the_running_agent_does_leaves_that_agents_metrics(agent: Agent, tmp_path: Path):
+    path = tmp_path / "jetsync.prom"
+    with agent.run():
+        write_tree(agent.directory(), {"file": b"12345"})
+        agent.sync("--metrics-textfile", str(path))
+    samples = textfile(path)
+
+    assert total(samples, "jetsync_transfer_bytes_total", 'operation="upload"', 'result="applied"') == 5
+    assert total(samples, "jetsync_mapping_objects", 'side="local"') == 1

@@ -320,3 +320,27 @@ def make_certificate(cert: Path, key: Path) -> bool:
         shutil.which("openssl") is not None
         and not subprocess.run([*command, *names], capture_output=True, check=False).returncode
     )
+
+
+# -- other servers
+
+
+async def test_it_goes_over_to_other_servers_and_can_be_told_again_when_they_do_not_answer(nats_server: NatsServer):
+    seen: list[bool] = []
+    async with await open_connection(nats_server.url) as connection:
+        connection.on_change(seen.append)
+        nowhere = f"nats://127.0.0.1:{free_port()}"
+        connection.use(Endpoint([nowhere]))
+        await until(lambda: not connection.connected)
+        assert connection.url == nowhere
+        with pytest.raises(NotSentError):
+            await connection.api("INFO")
+        with Proxy(nats_server.port) as proxy:
+            connection.use(Endpoint([proxy.url]))
+            await until(lambda: connection.connected)
+            assert await connection.api("INFO")
+            assert proxy.to_server > 0
+
+            await connection.close()
+
+    assert seen == [False, True, False]
