@@ -109,6 +109,12 @@ class LocalSide:
             self._placed[path] = local.signature
             self.hints.hasten(path)
 
+    def filled(self, path: str) -> None:
+        """We have put something at `path`: the directory above it isn't empty now, whenever the kernel tells."""
+        parent = path.rstrip("/").rpartition("/")[0]
+        if self._config.empty_directories and parent:
+            self._entries[parent + "/"] = None
+
     def scan(self, below: str = "") -> None:
         """Ask for a scan; "" is the whole directory."""
         if not below:

@@ -436,8 +436,10 @@ class Session:
             self.echoes.committed(outcomes)
             for outcome in outcomes:
                 for change in outcome.changes:
-                    if isinstance(change.local, Local) and outcome.bytes_down:
-                        self.local.placed(change.path, change.local)
+                    if isinstance(change.local, Local):
+                        self.local.filled(change.path)
+                        if outcome.bytes_down:
+                            self.local.placed(change.path, change.local)
                 self.local.hints.add_ready(outcome.look)
                 self.remote.suspect(outcome.vanished)
             pass_on(outcomes)

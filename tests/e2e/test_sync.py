@@ -300,6 +300,20 @@ def test_empty_directories_travel_when_asked(make_agent: MakeAgent, stock: Stock
     assert read_tree(a.directory()) == files({"d/file": b"1"})
 
 
+def test_a_directory_that_is_filled_from_there_is_no_empty_one_though_nobody_watches(
+    make_agent: MakeAgent, stock: Stock, bucket_name: str
+):
+    agent = make_agent(empty_directories=True, watch=False)
+    write_tree(agent.directory(), {"d/": EmptyDirectory(), "e/": EmptyDirectory()})
+    agent.sync()
+    stock.put(bucket_name, "d/a", b"1")
+    stock.put(bucket_name, "e/nothing", b"")
+    agent.sync()
+
+    assert stock.names(bucket_name) == {"d/a", "e/nothing"}
+    assert agent.plan()["actions"] == []
+
+
 def test_without_permissions_neither_mode_nor_mtime_travels(make_agent: MakeAgent, stock: Stock, bucket_name: str):
     agent = make_agent(permissions=False)
     write_tree(agent.directory(), {"run": File(b"#!", executable=True)})
