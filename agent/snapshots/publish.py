@@ -11,6 +11,8 @@ isn't. Each step looks at what is there and does the rest, so "finishing" is jus
 A tree equal to the one that this publication has published last is not published again, wherever the channel is now: a
 rollback stays. But its content is looked at, and what others have damaged or deleted is put again; so is the channel.
 
+A tree that is empty all of a sudden isn't published by `trigger: on-change`: the subscribers keep what they have.
+
 Two publishers on one channel: both snapshots are whole; the channel goes to the one that moves it first, since both
 name the revision that they saw when they began. The other one is told (LostRaceError).
 """
@@ -32,6 +34,7 @@ from agent.errors import (
     BucketNotFoundError,
     ChannelError,
     LostRaceError,
+    RefusedError,
     SealedError,
     SnapshotError,
     StaleError,
@@ -120,6 +123,7 @@ class Publishing:
             if not await self._is_sound(channel, signer):
                 await self._move(last, None, revision, signer)
             return
+        self._refuse_emptied(tree, last)
         made = await self._identity(tree)
         await filling.have_content(report)
         if not await self._tree.unchanged():
@@ -137,6 +141,17 @@ class Publishing:
         await self._note("published", made)
         await self._note("publishing", None)
         report.id = made.id
+
+    def _refuse_emptied(self, tree: Manifest, last: Made | None) -> None:
+        """What is empty all of a sudden was more likely unmounted than meant, and nobody has looked at it.
+
+        :raises RefusedError: by itself nothing would publish that
+        """
+        if self._config.trigger == "on-change" and not tree.entries and last is not None:
+            raise RefusedError(
+                f"what {self._config.name} publishes is empty, and wasn't when {last.id} was published",
+                remedy="mount it or put the files back; to publish an empty tree on purpose: `trigger: manual`",
+            )
 
     # -- what was published --------------------------------------------------------------------------------------
 

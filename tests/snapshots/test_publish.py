@@ -13,7 +13,7 @@ import pytest
 
 from agent.config.model import Publication
 from agent.core import channels, manifest
-from agent.errors import LostRaceError, SnapshotError
+from agent.errors import LostRaceError, RefusedError, SnapshotError
 from agent.objectstore import Bucket, Buckets, BucketSpec, Connection, Link
 from agent.snapshots.fill import Filling
 from agent.snapshots.publish import Publishing
@@ -101,6 +101,21 @@ async def test_a_lost_state_publishes_nothing_twice(publisher: Publisher, make_p
 
     assert again.id == first.id and again.uploads == 0
     assert len(await (await publisher.opened()).snapshots()) == 1
+
+
+async def test_a_tree_that_is_empty_all_of_a_sudden_is_published_on_purpose_only(make_publisher: Callable[..., Any]):
+    publisher = await make_publisher(trigger="on-change")
+    assert (await publisher.publish()).id  # it has always been empty
+    write(publisher.directory, {"a": b"1"})
+    first = await publisher.publish()
+    (publisher.directory / "a").unlink()
+
+    with pytest.raises(RefusedError, match="is empty"):
+        await publisher.publish()
+    channel = await (await publisher.opened()).channel("stable")
+    assert channel is not None and channel.snapshot == first.id
+    publisher.options["trigger"] = "manual"
+    assert (await publisher.publish()).id != first.id
 
 
 async def test_copies_need_no_repository(make_publisher: Callable[..., Any], nats_server: NatsServer):
