@@ -23,6 +23,7 @@ from benchmarks.support.place import Place
 from benchmarks.support.prepared import BUCKET, Prepared, prepared
 from benchmarks.support.process import Measure, cpu_seconds, resident
 from benchmarks.support.results import Report
+from benchmarks.support.servers import pid_of
 from benchmarks.support.watch import Metas
 
 DEFAULTS = {"files": 100_000, "rounds": 40, "bursts": 5, "seconds": 60}
@@ -41,10 +42,9 @@ class Side:
     """One tree with its running agent."""
 
     def __init__(self, stack: ExitStack, place: Place, options: argparse.Namespace, files: int, **mapping: str) -> None:
-        mapping = {"settle": f"{SETTLE * 1000:.0f}ms", **mapping}
-        self.ready: Prepared = stack.enter_context(prepared(place, options, files, **mapping))
+        self.ready: Prepared = stack.enter_context(prepared(place, options, files))
         self.metas = stack.enter_context(Metas(self.ready.server.url, BUCKET))
-        self.running: Running = stack.enter_context(self.ready.agent.run())
+        self.running: Running = stack.enter_context(self.ready.agent.run(settle=f"{SETTLE * 1000:.0f}ms", **mapping))
         self.who = f"{files:,}"
 
     def change(self, names: Sequence[str], text: str) -> Measure:
@@ -63,6 +63,7 @@ def bench(place: Place, options: argparse.Namespace) -> list[Report]:
     with ExitStack() as stack:
         small, middle, large = (Side(stack, place, options, files) for files in (100, 2000, options.files))
         for side in (small, middle, large):
+            _wait_quiet(pid_of(side.ready.server), patience=300)  # it may still purge what an earlier run has replaced
             _wait_quiet(side.running.pid)
         _idle(report, large, options.seconds)  # first: half a minute after a change its old chunks are purged
         _changes(report, small, large, options.rounds)
@@ -115,13 +116,13 @@ def _rescans(report: Report, large: Side, seconds: float) -> None:
     report.value(f"`rescan: 1s` for {seconds:.0f} s: share of a core", share * 100, "%", most=1)
 
 
-def _wait_quiet(pid: int) -> None:
+def _wait_quiet(pid: int, *, patience: float = 60) -> None:
     """Until the process has used next to no CPU for a moment."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience
     before = cpu_seconds(pid)
     while time.monotonic() < deadline:
         time.sleep(0.3)
         now = cpu_seconds(pid)
-        if now - before <= 0.01:
+        if now - before < 0.015:
             return
         before = now

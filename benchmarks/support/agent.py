@@ -40,8 +40,9 @@ class Agent:
     def config_file(self) -> Path:
         return self.home / "config.yaml"
 
-    def _write(self, http: Any) -> None:
-        self.config_file.write_text(json.dumps({**self._config, "http": http}))
+    def _write(self, http: Any, **mapping: Any) -> None:
+        (before,) = self._config["mappings"]
+        self.config_file.write_text(json.dumps({**self._config, "http": http, "mappings": [{**before, **mapping}]}))
 
     def sync(self) -> Measure:
         """`jetsync sync`, as one command. A busy server is waited for: slow is a figure, given up is none."""
@@ -54,9 +55,9 @@ class Agent:
         self._write(False)
         return run([COMMAND, "-c", self.config_file, *words]).measure
 
-    def run(self) -> Running:
-        """`jetsync run`; use it as a context manager."""
-        self._write({"listen": f"127.0.0.1:{self.http_port}"})
+    def run(self, **mapping: Any) -> Running:
+        """`jetsync run`, with further keys of the mapping; use it as a context manager."""
+        self._write({"listen": f"127.0.0.1:{self.http_port}"}, **mapping)
         return Running(self)
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.support import trees
 from benchmarks.support.agent import Agent
@@ -38,14 +37,14 @@ class Prepared:
 
 
 @contextmanager
-def prepared(place: Place, options: argparse.Namespace, files: int, **mapping: Any) -> Iterator[Prepared]:
-    """A running server and an agent (not running) that are in sync. `mapping`: keys of the mapping."""
+def prepared(place: Place, options: argparse.Namespace, files: int) -> Iterator[Prepared]:
+    """A running server and an agent (not running) that are in sync."""
     folder = (options.cache or place.folder / "prepared").absolute() / f"{files}-files"
     made = folder / "made"
     if not made.exists():
         _tree(folder, files)
     with NatsServer(folder / "server") as server:
-        agent = Agent(folder / "home", server.url, BUCKET, folder / "tree", **mapping)
+        agent = Agent(folder / "home", server.url, BUCKET, folder / "tree")
         if not made.exists():
             _fill(server, agent)
             made.touch()
