@@ -34,6 +34,8 @@ class Place:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one would leave half of the folder behind
+            signal.signal(number, signal.SIG_IGN)
         self._stack.close()
 
     def keep(self, resource: Any) -> Any:
