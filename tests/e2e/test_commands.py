@@ -372,7 +372,12 @@ def test_the_demo_leaves_nothing_behind_when_it_is_ended_or_its_terminal_is_clos
     place.mkdir()
     command = [sys.executable, "-m", "agent", "demo"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment({"TMPDIR": str(place)}), start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment({"TMPDIR": str(place)}),
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # who runs the tests may ignore it, as nohup does
     ) as demo:
         assert demo.stdout is not None
         assert any("embedded nats-server" in line for line in demo.stdout)

@@ -14,7 +14,7 @@ from tests.support.agent import Agent, eventually, mapping, read_tree, write_tre
 from tests.support.server import NatsServer
 from tests.support.stock import Stock
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -53,7 +53,7 @@ def test_a_full_bucket_stops_the_uploads_and_nothing_else(make_agent: MakeAgent,
         for number in range(8, 20):
             (agent.directory() / f"new/{number:02}").unlink()
         expected = {"from there", "also", *(f"new/{number:02}" for number in range(8))}
-        eventually(lambda: stock.names(bucket_name) == expected, timeout=60)
+        eventually(lambda: stock.names(bucket_name) == expected, timeout=150)  # it is probed slowly
         eventually(lambda: not stock.orphans(bucket_name), timeout=60)
         assert running.events("uploads_go_on")
 
