@@ -29,6 +29,9 @@ class Meter:
     def attempt(self, now: float) -> None:
         """A cycle begins. now: epoch seconds."""
 
+    def reconciled(self, result: str, seconds: float) -> None:
+        """A cycle ended. result: one of series.RECONCILE_RESULTS."""
+
     def disk_free(self, bytes_: int) -> None:
         """What is left on the directory's file system."""
 
@@ -37,6 +40,9 @@ class Meter:
 
     def transfer(self, operation: str, result: str, bytes_: int, seconds: float) -> None:
         """An action ended. operation: one of series.OPERATIONS; result: applied | stale | failed."""
+
+    def skipped_bytes(self, reason: str, bytes_: int) -> None:
+        """Bytes that did not have to be transferred. reason: one of series.SKIPPED_BYTES_REASONS."""
 
     def conflict(self) -> None:
         """A conflict was met."""

@@ -277,7 +277,7 @@ class MappingMetrics(Meter):
         self._transfer_seconds[operation].observe(seconds)
 
     def skipped_bytes(self, reason: str, bytes_: int) -> None:
-        """Bytes that did not have to be transferred: unchanged | local_copy | dedup."""
+        """Bytes that did not have to be transferred: one of series.SKIPPED_BYTES_REASONS."""
         self._skipped_bytes[reason].inc(bytes_)
 
     def conflict(self) -> None:

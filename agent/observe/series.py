@@ -22,7 +22,7 @@ RECONCILE_RESULTS = ("changed", "noop", "partial", "error")
 OPERATIONS = ("upload", "download", "delete", "move", "metadata")
 CONTENT_OPERATIONS = ("upload", "download")
 TRANSFER_RESULTS = ("applied", "stale", "failed")
-SKIPPED_BYTES_REASONS = ("unchanged", "local_copy", "dedup")
+SKIPPED_BYTES_REASONS = ("moved", "reused")
 PROBLEM_REASONS = tuple(reason.value for reason in Reason if not reason.skipped)
 SKIP_REASONS = tuple(reason.value for reason in Reason if reason.skipped)
 ERROR_REASONS = tuple(reason.value for reason in ErrorReason)
@@ -77,7 +77,7 @@ class Series:
         )
         self.last_success = gauge(
             "mapping_last_success_timestamp_seconds",
-            "When the mapping was last known to be converged; 0 = not since the start.",
+            "When the mapping was last known to be converged, the server being there; 0 = not since the start.",
             "mapping",
         )
         self.last_attempt = gauge(
@@ -90,11 +90,13 @@ class Series:
         )
         self.oldest_pending = gauge(
             "mapping_oldest_pending_timestamp_seconds",
-            "When the oldest change that hasn't arrived on the other side was noticed; 0 = none.",
+            "When the oldest change that hasn't arrived on the other side was noticed, as far as is known; 0 = none.",
             "mapping",
         )
         self.pending_objects = gauge("mapping_pending_objects", "Paths that wait to be brought over.", "mapping")
-        self.pending_bytes = gauge("mapping_pending_bytes", "Bytes that wait to be brought over.", "mapping")
+        self.pending_bytes = gauge(
+            "mapping_pending_bytes", "Size of what stands at these paths, of the larger side each.", "mapping"
+        )
         self.objects = gauge("mapping_objects", "Files, links and directories on a side.", "mapping", "side")
         self.bytes = gauge("mapping_bytes", "Bytes of the files on a side.", "mapping", "side")
         self.conflicts_now = gauge("mapping_conflicts", "Conflicts that nothing has resolved yet.", "mapping")
@@ -124,13 +126,15 @@ class Series:
         )
         self.transfer_seconds = Histogram(
             "jetsync_transfer_duration_seconds",
-            "Duration of an action on a single path.",
+            "Duration of an action on a single path; small ones go in lots, and each takes as long as its lot.",
             ("operation",),
             buckets=_TRANSFER_BUCKETS,
             registry=registry,
         )
         self.skipped_bytes = counter(
-            "skipped_bytes", "Content bytes that did not have to be transferred.", "mapping", "reason"
+            "skipped_bytes",
+            "Content bytes that did not have to be transferred: of renames, and what a download found here already.",
+            *("mapping", "reason"),
         )
         self.conflicts = counter("conflicts", "Conflicts found, resolved by a policy or not.", "mapping")
         self.integrity_failures = counter(

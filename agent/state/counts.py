@@ -30,14 +30,17 @@ FIELDS = (
     "conflicts",
     "diverged",
     "ancestors",
+    "dirty_bytes",
     "others",
 )
+# Of the larger side, where it is a file.
+SIZE = f"max(CASE l_kind WHEN {FILE} THEN s_size ELSE 0 END, CASE r_kind WHEN {FILE} THEN r_size ELSE 0 END)"
 # total() and not sum(): the sizes come from metas that anybody may have written, and sum() fails beyond 64 bits.
 _SUMS = f"""
     SELECT count(*), total(dirty), total(r_revision > 0 OR r_kind > 0),
       total(l_kind BETWEEN {FILE} AND {DIRECTORY}), total(CASE l_kind WHEN {FILE} THEN s_size END),
       total(r_kind BETWEEN {FILE} AND {DIRECTORY}), total(CASE r_kind WHEN {FILE} THEN r_size END),
-      total(verdict = 1), total(verdict = 2), total(a_kind > 0)
+      total(verdict = 1), total(verdict = 2), total(a_kind > 0), total(CASE dirty WHEN 1 THEN {SIZE} END)
     FROM paths"""
 SUMS_OF_PATHS = _SUMS + " WHERE path IN (SELECT value FROM json_each(?))"
 
@@ -49,7 +52,8 @@ class Counts:
     """What `status` and the metrics tell of a mapping.
 
     objects and bytes are of entries; obstacles are in problems (to be seen to) or skipped (left out on purpose), each
-    path once. dirty: rows to be reconciled. names: names of the bucket that are known, markers and others included.
+    path once. dirty: rows to be reconciled; dirty_bytes: of the larger side of each. names: names of the bucket that
+    are known, markers and others included.
     """
 
     local_objects: int = 0
@@ -59,6 +63,7 @@ class Counts:
     conflicts: int = 0
     diverged: int = 0
     dirty: int = 0
+    dirty_bytes: int = 0
     names: int = 0
     rows: int = 0
     problems: Mapping[Reason, int] = field(default_factory=dict)
@@ -104,6 +109,7 @@ def counts(database: Database, tally: Tally) -> Counts:
         conflicts=tally["conflicts"],
         diverged=tally["diverged"],
         dirty=tally["dirty"],
+        dirty_bytes=tally["dirty_bytes"],
         names=tally["named"] + tally["others"],
         rows=tally["rows"],
         problems=problems,

@@ -161,17 +161,20 @@ class StateStore(StateReader):
     def mark_dirty(self, paths: Iterable[str]) -> None:
         """Paths without a row are passed over: there is nothing to reconcile."""
         self.dirtied += 1
+        clean = "FROM paths WHERE dirty = 0 AND path IN (SELECT value FROM json_each(?))"
+        chosen = (json.dumps(list(paths)),)
         with self.transaction(durable=False):
-            self._numbers["dirty"] += self._db.run(
-                "UPDATE paths SET dirty = 1 WHERE dirty = 0 AND path IN (SELECT value FROM json_each(?))",
-                (json.dumps(list(paths)),),
-            )
+            number, size = self._db.one(f"SELECT count(*), total({counting.SIZE}) {clean}", chosen)
+            if number:
+                self._db.run(f"UPDATE paths SET dirty = 1 WHERE path IN (SELECT path {clean})", chosen)
+                self._numbers["dirty"] += int(number)
+                self._numbers["dirty_bytes"] += int(size)
 
     def mark_all_dirty(self) -> None:
         self.dirtied += 1
         with self.transaction(durable=False):
             self._db.run("UPDATE paths SET dirty = 1 WHERE dirty = 0")
-            self._numbers["dirty"] = self._numbers["rows"]
+            self._numbers = counting.recount(self._db)
 
     # -- forgetting ----------------------------------------------------------------------------------------------
 

@@ -242,7 +242,7 @@ class MappingSync:
     # -- what happened -------------------------------------------------------------------------------------------
 
     async def _on_settled(self, converged: bool) -> None:
-        self.record.settled(converged=converged)
+        self.record.settled(converged=converged, known=self._remotes.online)
         await self._tell_problems()
 
     # -- what others ask -----------------------------------------------------------------------------------------
@@ -419,23 +419,25 @@ class MappingSync:
             last_error=self.record.error,
             halt=self.record.halt,
         )
-        if self._db is None or session is None:
+        if self._db is None:
             return status
-        snapshot = await self._db(view.read)
+        snapshot = await self._db(view.read)  # what is known stays so while no session goes on
+        waiting, all_of_them = view.waiting(snapshot)
+        self.record.ages.look(time.time(), waiting, all_of_them=all_of_them)
         local, remote = view.trees(snapshot.counts)
-        strays, holds = session.local.strays, session.batches.holds
+        strays, holds = (session.local.strays, session.batches.holds) if session is not None else ({}, Holds())
         return replace(
             status,
             local=local,
             remote=remote,
-            pending=view.pending(snapshot.counts, self.record.pending_since),
+            pending=view.pending(snapshot.counts, self.record.ages.oldest),
             conflicts=snapshot.counts.conflicts,
             diverged=snapshot.counts.diverged,
             problems=view.problem_counts(snapshot, strays, holds),
             problem_paths=view.problem_paths(snapshot, strays, holds),
             skipped={str(reason): number for reason, number in snapshot.counts.skipped.items()},
-            watch=session.watcher.kind,
-            watch_detail=session.watcher.why,
+            watch=session.watcher.kind if session is not None else "",
+            watch_detail=session.watcher.why if session is not None else "",
         )
 
     async def _tell_problems(self) -> None:

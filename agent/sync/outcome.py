@@ -61,9 +61,10 @@ class OldChunks:
 
 @dataclass(slots=True)
 class Outcome:
-    """Bytes are those of contents that were transferred; `look` are local paths that must be looked at again.
+    """Bytes are those of contents that were transferred. seconds: how long it took, of a lot each as long as the lot.
 
-    `vanished`: paths whose objects weren't there any more, without a marker; nothing follows before that is confirmed.
+    `look` are local paths that must be looked at again. `vanished`: paths whose objects weren't there any more, without
+    a marker; nothing follows before that is confirmed.
     """
 
     action: Action
@@ -73,6 +74,7 @@ class Outcome:
     reason: str = ""
     bytes_up: int = 0
     bytes_down: int = 0
+    seconds: float = 0.0
     look: list[str] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
     settled_nuids: list[str] = field(default_factory=list)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from agent.core.entries import Obstacle
+from agent.core.entries import Entry, Obstacle
 from agent.core.plan import Verb
 from agent.errors import JetsyncError, NotAllowedError, SpaceError, StoreFullError, StoreUnavailableError
 from agent.observe.logging import Once, get_logger
@@ -19,6 +19,7 @@ from agent.observe.meter import Meter
 from agent.observe.reasons import ErrorReason, of_problem
 from agent.observe.status import Halt, LastError, State
 from agent.sync import view
+from agent.sync.ages import Ages
 from agent.sync.guard import Stop
 from agent.sync.outcome import Outcome, Result
 from agent.sync.report import Tally
@@ -47,8 +48,8 @@ class Record:
     """Of one mapping. Times are seconds since 1970.
 
     state, since: what it does, and since when. error: the last that ended a session; failure: the same, until a session
-    begins. failures: how many there were. converged_at: when both sides were last known to be equal. pending_since:
-    when the oldest change was noticed that hasn't arrived. halt: why it is halted. tallies: of those who wait for a
+    begins. failures: how many there were. converged_at: when both sides were last known to be equal. ages: of the
+    changes that haven't arrived. halt: why it is halted. tallies: of those who wait for a
     report.
     """
 
@@ -63,13 +64,15 @@ class Record:
         self.failures = 0
         self.halt: Halt | None = None
         self.converged_at: float | None = None
-        self.pending_since: float | None = None
+        self.ages = Ages()
         self.tallies: list[Tally] = []
         self._once = Once()
         self._refused = Once()
         self._told = Once()
         self._conflicts: set[str] = set()
         self._waiting: tuple[float, JetsyncError] | None = None  # since when, and for what
+        self._cycle: float | None = None  # when it began (monotonic)
+        self._changed = False  # something was applied in it
 
     def begins(self) -> None:
         """The mapping starts, for the first time or with another configuration."""
@@ -81,7 +84,6 @@ class Record:
     def session_begins(self, bucket: str) -> None:
         self.failure = None
         self.waits(StoreUnavailableError(f"bucket {bucket!r} doesn't tell what it holds"))
-        self.metrics.attempt(time.time())
 
     def session_failed(self, error: JetsyncError, state: State, *, retry_in: float) -> None:
         """A session ended with an error: said once, until another one comes or the mapping has converged."""
@@ -109,6 +111,7 @@ class Record:
         self.error = LastError(self.metrics.failure(error).value, error.message, error.remedy, time.time())
         self.failure = error
         self.failures += 1
+        self._ended("error")
         self.set_state(state)
 
     # -- what happened -------------------------------------------------------------------------------------------
@@ -120,6 +123,7 @@ class Record:
         for outcome in outcomes:
             self._count(outcome, log)
             if outcome.result is Result.APPLIED:
+                self._changed = True
                 self.progress()
             elif isinstance(outcome.error, StoreUnavailableError):
                 self.waits(outcome.error)
@@ -127,8 +131,9 @@ class Record:
     def _count(self, outcome: Outcome, log: Logger) -> None:
         action = outcome.action
         operation = _OPERATIONS[action.verb]
-        self.metrics.transfer(operation, outcome.result.value, outcome.bytes_up + outcome.bytes_down, 0.0)
+        self.metrics.transfer(operation, outcome.result.value, outcome.bytes_up + outcome.bytes_down, outcome.seconds)
         if outcome.result is Result.APPLIED:
+            self._count_skipped(outcome)
             if action.verb is Verb.CONFLICT_COPY and action.row.path not in self._conflicts:
                 self.metrics.conflict()
             log.debug("applied", action=action.verb.value, path=action.row.path, to=action.to or None)
@@ -146,22 +151,39 @@ class Record:
             if said.news(topic, str(outcome.error)):
                 log.warning("action_failed", action=action.verb.value, path=action.row.path, error=str(outcome.error))
 
+    def _count_skipped(self, outcome: Outcome) -> None:
+        """Content that is in its place without having come over the line."""
+        action = outcome.action
+        if action.verb in (Verb.MOVE_LOCAL, Verb.MOVE_REMOTE):
+            side = action.row.local_side or action.row.remote_side
+            if isinstance(side, Entry):
+                self.metrics.skipped_bytes("moved", side.size)
+        elif action.verb is Verb.DOWNLOAD and action.bytes > outcome.bytes_down:
+            self.metrics.skipped_bytes("reused", action.bytes - outcome.bytes_down)
+
     def set_state(self, state: State) -> None:
-        if state is State.SYNCING and self.pending_since is None:
-            self.pending_since = time.time()
+        if state in (State.SCANNING, State.SYNCING) and self._cycle is None:
+            self._cycle, self._changed = time.monotonic(), False
+            self.metrics.attempt(time.time())
         if state is not self.state:
             self.state, self.since = state, time.time()
             self.metrics.set_state(state)
 
-    def settled(self, *, converged: bool) -> None:
-        """Nothing is under way; `converged`: and nothing is left to do."""
+    def settled(self, *, converged: bool, known: bool = True) -> None:
+        """Nothing is under way; `converged`: and nothing is left to do; `known`: as the server is there to tell."""
         self.progress()
-        if converged:
+        self._ended(("changed" if self._changed else "noop") if converged else "partial")
+        if converged and known:
             self.converged_at = time.time()
-            self.pending_since = None
             self.metrics.success(self.converged_at)
             self._once.clear("session")
             self._refused = Once()
+
+    def _ended(self, result: str) -> None:
+        """A cycle ended: what was seen has been looked at, and what could be done is done."""
+        if self._cycle is not None:
+            self.metrics.reconciled(result, time.monotonic() - self._cycle)
+            self._cycle = None
 
     def problems(self, found: dict[str, Obstacle]) -> None:
         """All problems that there are: each is logged and counted once, until it changes or clears."""

@@ -175,6 +175,7 @@ class RemoteSide:
         # What was renamed while we were away shows in the count of names; what is being renamed right now doesn't.
         recent = live or batch.caught_up
         self.last_seq = max(self.last_seq, batch.last_seq)
+        self._metrics.watch(len(batch.metas), source="remote")
         metas = self._echoes.sift(batch.metas, self.last_seq)
         suspects = await self._store_up_to_here(metas, look_for_renames=recent)
         if not live:
@@ -259,7 +260,9 @@ class RemoteSide:
     # -- the count of names --------------------------------------------------------------------------------------
 
     async def _check(self, bucket: Bucket) -> None:
-        if self._listing_wanted or not await self._all_are_known(bucket):
+        known = await self._all_are_known(bucket) if not self._listing_wanted else True
+        if self._listing_wanted or not known:
+            self._metrics.watch(0, 0 if known else 1, source="remote")
             self._metrics.full_scan("remote")
             self._listing_wanted = True
             await self._list_all(bucket)

@@ -8,6 +8,7 @@ place in `transfers`, and is no reason not to begin other batches.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 
 from agent.core.plan import Action
@@ -78,14 +79,16 @@ class StageRunner:
             nonlocal light
             while alone and self._go_on():
                 action = alone.popleft()
-                finished.add([await executor.run(action, nuids.get(action.row.path))])
+                began = time.monotonic()
+                finished.add(_timed([await executor.run(action, nuids.get(action.row.path))], began))
                 light -= action.bytes <= SMALL
 
         async def work_on_lots() -> None:
             nonlocal light
             while lots and self._go_on():
                 lot = lots.popleft()
-                finished.add(await executor.run_lot(lot, nuids))
+                began = time.monotonic()
+                finished.add(_timed(await executor.run_lot(lot, nuids), began))
                 light -= sum(action.bytes <= SMALL for action in lot)
 
         async with asyncio.TaskGroup() as group:
@@ -106,3 +109,10 @@ class StageRunner:
             await asyncio.wait(pending)
         finally:
             self.heavy -= 1
+
+
+def _timed(outcomes: list[Outcome], began: float) -> list[Outcome]:
+    seconds = time.monotonic() - began
+    for outcome in outcomes:
+        outcome.seconds = seconds
+    return outcomes

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.core.entries import Obstacle, Reason
+from agent.core.entries import Ancestor, Obstacle, Reason, Row
 from agent.errors import NotAllowedError
 from agent.observe.status import PROBLEMS_SHOWN, Pending, Problem, Tree
 from agent.state import Counts, StateStore
+from agent.sync import ages
 from agent.sync.report import Report
 from agent.sync.retry import Holds
 
@@ -38,10 +39,17 @@ class Snapshot:
 
     counts: Counts
     problems: list[tuple[str, Obstacle]]
+    dirty: list[Row]
 
 
 def read(store: StateStore, *, limit: int = PROBLEMS_SHOWN) -> Snapshot:
-    return Snapshot(store.counts(), store.problems(limit))
+    counts = store.counts()
+    return Snapshot(counts, store.problems(limit), store.dirty(ages.LIMIT) if counts.dirty else [])
+
+
+def waiting(snapshot: Snapshot) -> tuple[dict[str, Ancestor | None], bool]:
+    """For `Ages.look`: paths that wait with their ancestors, and whether that is all of them."""
+    return {row.path: row.ancestor for row in snapshot.dirty}, snapshot.counts.dirty <= len(snapshot.dirty)
 
 
 def fill_report(
@@ -97,4 +105,4 @@ def trees(counts: Counts) -> tuple[Tree, Tree]:
 
 
 def pending(counts: Counts, since: float | None) -> Pending:
-    return Pending(counts.dirty, 0, since if counts.dirty else None)
+    return Pending(counts.dirty, counts.dirty_bytes, since if counts.dirty else None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import MakeAgent
 from tests.support.agent import Agent, eventually, write_tree
-from tests.support.server import free_port
+from tests.support.server import NatsServer, free_port
 from tests.support.stock import Stock
 
 METRICS = {
@@ -126,6 +127,63 @@ def test_http_false_opens_no_port(agent: Agent, stock: Stock, bucket_name: str):
 def test_an_unknown_page_is_404(agent: Agent, what: str):
     with agent.run() as running:
         assert running.get(what)[0] == 404
+
+
+def test_metrics_stay_true_while_the_server_is_away(make_agent: MakeAgent, fresh_server: NatsServer):
+    agent = make_agent(nats=fresh_server.url)
+    write_tree(agent.directory(), {"file": b"12345"})
+    with agent.run() as running:
+        eventually(lambda: total(running.metrics(), "jetsync_mapping_objects", 'side="remote"') == 1)
+        fresh_server.kill()
+        eventually(lambda: running.metrics()["jetsync_nats_connected"] == 0)
+        succeeded = total(running.metrics(), "jetsync_mapping_last_success_timestamp_seconds")
+        began = time.time()
+        write_tree(agent.directory(), {"first": b"123"})
+        eventually(lambda: total(running.metrics(), "jetsync_mapping_pending_objects") == 1)
+        oldest = total(running.metrics(), "jetsync_mapping_oldest_pending_timestamp_seconds")
+        write_tree(agent.directory(), {"second": b"1234567"})
+        eventually(lambda: total(running.metrics(), "jetsync_mapping_pending_objects") == 2)
+        away = running.metrics()
+        fresh_server.restart()
+        eventually(lambda: total(running.metrics(), "jetsync_mapping_pending_objects") == 0)
+        after = running.metrics()
+
+    assert began <= oldest <= time.time()
+    assert total(away, "jetsync_mapping_oldest_pending_timestamp_seconds") == oldest
+    assert total(away, "jetsync_mapping_pending_bytes") == 10
+    assert total(away, "jetsync_mapping_objects", 'side="remote"') == 1
+    assert total(away, "jetsync_mapping_last_success_timestamp_seconds") == succeeded
+    assert total(after, "jetsync_mapping_oldest_pending_timestamp_seconds") == 0
+    assert total(after, "jetsync_mapping_last_success_timestamp_seconds") > succeeded
+
+
+def test_what_is_known_is_told_also_when_an_agent_starts_without_its_server(agent: Agent, stock: Stock, bucket: str):
+    write_tree(agent.directory(), {"file": b"12345"})
+    agent.sync()
+    agent.config["nats"] = {"servers": [f"nats://127.0.0.1:{free_port()}"]}
+    agent.write()
+    with agent.run(wait=False) as running:
+        eventually(lambda: total(running.metrics(), "jetsync_mapping_objects", 'side="remote"') == 1)
+        assert total(running.metrics(), "jetsync_mapping_bytes", 'side="local"') == 5
+
+
+def test_cycles_transfers_renames_and_hints_are_counted(agent: Agent, stock: Stock, bucket: str):
+    write_tree(agent.directory(), {"file": b"12345"})
+    with agent.run() as running:
+        eventually(lambda: stock.names(bucket) == {"file"})
+        (agent.directory() / "file").rename(agent.directory() / "renamed")
+        eventually(lambda: stock.names(bucket) == {"renamed"})
+        stock.put(bucket, "theirs", b"1")
+        eventually((agent.directory() / "theirs").exists)
+        eventually(lambda: total(running.metrics(), "jetsync_reconciles_total", 'result="changed"') > 0)
+        metrics = running.metrics()
+
+    assert total(metrics, "jetsync_skipped_bytes_total", 'reason="moved"') == 5
+    assert total(metrics, "jetsync_transfer_duration_seconds_count", 'operation="upload"') == 1
+    assert total(metrics, "jetsync_transfer_duration_seconds_sum", 'operation="upload"') > 0
+    assert total(metrics, "jetsync_watch_events_total", 'source="remote"') > 0
+    assert total(metrics, "jetsync_watch_events_total", 'source="local"') > 0
+    assert total(metrics, "jetsync_errors_total") == 0
 
 
 # -- a run that nobody can scrape

@@ -145,7 +145,7 @@ def test_labels_come_from_closed_lists(metrics: Metrics, inbox: MappingMetrics) 
     assert labels("mapping_problems", "reason") == {reason for reason in Reason if not reason.skipped}
     assert labels("mapping_skipped", "reason") == {reason for reason in Reason if reason.skipped}
     assert labels("reconciles_total", "result") == {"changed", "noop", "partial", "error"}
-    assert labels("skipped_bytes_total", "reason") == {"unchanged", "local_copy", "dedup"}
+    assert labels("skipped_bytes_total", "reason") == {"moved", "reused"}
     for make in (
         lambda: inbox.reconciled("great", 1),
         lambda: inbox.transfer("upload", "a/b.txt", 1, 1),
@@ -285,7 +285,7 @@ def test_what_happened_is_counted(metrics: Metrics, inbox: MappingMetrics) -> No
     inbox.transfer("upload", "applied", 50, 0.5)
     inbox.transfer("delete", "stale", 0, 0.1)
     inbox.reconciled("changed", 2.0)
-    inbox.skipped_bytes("unchanged", 7)
+    inbox.skipped_bytes("moved", 7)
     inbox.conflict()
     inbox.watch(3, 1)
     inbox.watch(4, source="remote")
@@ -299,7 +299,7 @@ def test_what_happened_is_counted(metrics: Metrics, inbox: MappingMetrics) -> No
     assert value(metrics, "transfer_duration_seconds_count", operation="upload") == 2
     assert value(metrics, "reconciles_total", **by, result="changed") == 1
     assert value(metrics, "reconcile_duration_seconds_sum", **by) == 2
-    assert value(metrics, "skipped_bytes_total", **by, reason="unchanged") == 7
+    assert value(metrics, "skipped_bytes_total", **by, reason="moved") == 7
     assert value(metrics, "conflicts_total", **by) == 1
     assert value(metrics, "watch_events_total", **by, source="local") == 3
     assert value(metrics, "watch_overflows_total", **by, source="local") == 1

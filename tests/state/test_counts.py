@@ -61,6 +61,7 @@ def test_objects_and_bytes_of_both_sides(store: StateStore) -> None:
     assert (found.local_objects, found.local_bytes) == (3, 750)
     assert (found.remote_objects, found.remote_bytes) == (2, 500)
     assert (found.rows, found.dirty, found.names) == (4, 3, 3)
+    assert found.dirty_bytes == 500
 
 
 def test_numbers_that_another_version_left_are_counted_anew(store: StateStore) -> None:
