@@ -377,7 +377,8 @@ def test_the_demo_leaves_nothing_behind_when_it_is_ended_or_its_terminal_is_clos
         text=True,
         env=environment({"TMPDIR": str(place)}),
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # who runs the tests may ignore it, as nohup does
+        # Who runs the tests may ignore it, as nohup does.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509 - no threads run here
     ) as demo:
         assert demo.stdout is not None
         assert any("embedded nats-server" in line for line in demo.stdout)
