@@ -23,6 +23,7 @@ import pytest
 from agent import embedded
 from agent.embedded import EmbeddedServer
 from agent.errors import ConnectError, LockedError
+from tests.support.signals import freeze
 
 # Starts a server, tells its pid and port, and waits.
 HOLDER = """
@@ -167,7 +168,7 @@ async def test_a_server_that_hangs_is_stopped_nevertheless(
     await server.start()
     pid = server.pid
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
 
     await server.stop()
 

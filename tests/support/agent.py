@@ -35,6 +35,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.server import DIE_WITH_PARENT, free_port
+from tests.support.signals import freeze
 
 T = TypeVar("T")
 
@@ -417,7 +418,10 @@ class AgentProcess:
             raise AssertionError(f"not ready: {self.get('/readyz')}\n{self.log[-6000:]}") from None
 
     def signal(self, number: int) -> None:
-        self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            freeze(self.pid)
+        else:
+            self.process.send_signal(number)
 
     def stop(self, timeout: float = 30.0) -> int:
         """SIGTERM, and its exit code."""

@@ -34,6 +34,8 @@ import weakref
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.signals import freeze
+
 VENV = Path(sys.prefix)
 START_TIMEOUT = 20.0  # seconds; a loaded machine, not a slow server
 
@@ -109,7 +111,8 @@ class NatsServer:
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing answers, as with a hung host. stop() and kill() still work."""
-        self._signal(signal.SIGSTOP)
+        if self.process is not None and self.process.poll() is None:
+            freeze(self.process.pid)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)

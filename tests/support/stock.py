@@ -23,7 +23,7 @@ import nats
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import ObjectMeta, ObjectMetaOptions
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ObjectNotFoundError
 from nats.js.object_store import ObjectStore
 
 T = TypeVar("T")
@@ -97,9 +97,16 @@ class Stock:
         return {name for name, meta in self.metas(bucket).items() if not meta.deleted}
 
     def contents(self, bucket: str) -> dict[str, bytes]:
-        """Live name -> bytes, as the stock client reads them."""
+        """Live name -> bytes, as the stock client reads them. What is deleted between the two isn't in it."""
+        read: dict[str, bytes] = {}
         try:
-            return {name: self._get(bucket, name) for name in sorted(self.names(bucket))}
+            for name in sorted(self.names(bucket)):
+                try:
+                    read[name] = self._get(bucket, name)
+                except ObjectNotFoundError:
+                    if name in self.names(bucket):
+                        raise
+            return read
         finally:
             self._drop_left_consumers(bucket)
 
