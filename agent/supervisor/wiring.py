@@ -95,14 +95,15 @@ class Supervisor:
             self._lock.release()
 
     async def _stop_mappings(self, names: Sequence[str]) -> dict[str, MappingSync]:
-        """Drain: nothing new; what is under way ends, or is cancelled after a bounded time. Gives those that ran."""
+        """Drain: nothing new; what is under way ends, or is cancelled after a bounded time. Gives those that ran.
+
+        They are still told of (they have converged if they had) until others take their places.
+        """
         stopped = {name: self._mappings[name] for name in names if name in self._mappings}
         for name, mapping in stopped.items():
             if not await mapping.drain():
                 self._tasks[f"mapping {name}"].cancel()
         await end([self._tasks[f"mapping {name}"] for name in stopped], within=DRAIN_SECONDS)
-        for name in stopped:
-            del self._mappings[name], self._tasks[f"mapping {name}"]
         return stopped
 
     async def reconfigure(self, changes: Changes) -> None:
@@ -117,6 +118,8 @@ class Supervisor:
             self._stop_mappings(changes.mappings.ends),
             self.items.stop((*changes.publications.ends, *changes.subscriptions.ends), within=DRAIN_SECONDS),
         )
+        for name in stopped:
+            del self._mappings[name], self._tasks[f"mapping {name}"]
         self.uplink.use(changes.config)
         for delta in (changes.mappings, changes.publications, changes.subscriptions):
             for name in delta.removed:

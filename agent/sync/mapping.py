@@ -450,7 +450,9 @@ class MappingSync:
         self.record.conflicts(await self._db(lambda store: store.conflicts()))
 
     async def show_metrics(self) -> None:
-        """Bring the gauges up to date, and tell of what is new among the problems."""
+        """Bring the gauges up to date, and tell of what is new among the problems. What ended stays as it was shown."""
+        if self._stopping and self._db is None:
+            return
         self.record.metrics.show(await self.status())
         await self._tell_problems()
         if self._session is not None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from agent.config.load import from_dict
 from agent.config.model import Config
 from agent.config.reload import compare
+from agent.observe.metrics import Metrics
+from agent.observe.readiness import Readiness, check, ready
 from agent.supervisor import once
 from agent.supervisor.wiring import Supervisor
 from tests.support.server import free_port
@@ -95,3 +101,37 @@ async def test_what_is_changed_is_another_one_and_what_is_not_is_the_same(tmp_pa
         (later,) = supervisor.mappings(["files"])
         assert later.record is files.record
         assert supervisor.readiness().started
+
+
+async def test_a_mapping_that_is_changed_is_told_of_until_its_successor_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Something else that takes long to end doesn't make a mapping that had converged look as if it never had."""
+    mapping = {"name": "files", "directory": "./files", "bucket": "b"}
+    before = config_of(tmp_path, mappings=[mapping])
+    after = config_of(tmp_path, mappings=[{**mapping, "settle": "1s"}])
+    metrics = Metrics()
+    async with asyncio.timeout(PATIENCE), Supervisor(before, metrics=metrics) as supervisor:
+        supervisor.start_mappings(before.mappings)
+        (old,) = supervisor.mappings(["files"])
+        ending = supervisor._tasks["mapping files"]
+        await old.converged_before()
+        old.record.converged_at = time.time()
+        old.record.metrics.show(replace(await old.status(), conflicts=3))
+        stop = supervisor.items.stop
+
+        async def slow(*args: Any, **options: Any) -> None:
+            await stop(*args, **options)
+            await asyncio.wait([ending])
+            await asyncio.sleep(0.1)
+            await supervisor.show_metrics()
+            seen.append((supervisor.readiness(), metrics.render().decode()))
+
+        seen: list[tuple[Readiness, str]] = []
+        monkeypatch.setattr(supervisor.items, "stop", slow)
+        await supervisor.reconfigure(compare(before, after))
+        ((readiness, series),) = seen
+        monkeypatch.undo()
+
+    assert ready(check(readiness, "once"))
+    assert 'jetsync_mapping_conflicts{mapping="files"} 3.0' in series
