@@ -11,24 +11,20 @@ Nothing is planned before the first scan is over and the bucket's metas have bee
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from agent.config.model import Mapping
-from agent.core.entries import Local, Obstacle, Reason
+from agent.core.entries import Local
 from agent.core.filters import Filters
 from agent.core.reconcile import Rules
 from agent.directory import Contents, Directory, HintBuffer, Watcher
-from agent.errors import JetsyncError, StoreUnavailableError
+from agent.errors import JetsyncError
 from agent.objectstore import Bucket
-from agent.observe.logging import get_logger
 from agent.observe.meter import Meter
-from agent.observe.reasons import of_problem
 from agent.observe.status import State
 from agent.state import StateStore
-from agent.sync import repair
 from agent.sync.batches import Batches
 from agent.sync.db import Db
 from agent.sync.echoes import Echoes
@@ -39,17 +35,13 @@ from agent.sync.identity import keep_generation
 from agent.sync.janitor import Janitor
 from agent.sync.limits import SMALL, Limits
 from agent.sync.local import LocalSide
-from agent.sync.outcome import Outcome, Result
+from agent.sync.mending import Mending
+from agent.sync.outcome import Outcome
 from agent.sync.rehash import Rehash
 from agent.sync.remote import Scope
 from agent.sync.remoteside import RemoteSide
+from agent.sync.rescans import Rescans
 from agent.sync.steps import Steps
-
-# Rescans come up to this share earlier or later, so that many agents don't look at once.
-JITTER = 0.25
-# A full look takes at most the hundredth part of the time. One that takes less than NO_TIME (seconds) isn't counted.
-STRETCH = 100
-NO_TIME = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -98,8 +90,6 @@ class Session:
         self._goals: list[Goal] = []
         self._lost: JetsyncError | None = None
         self._draining = False
-        self._rescanned_at = 0.0
-        self._jitter = 1.0
         self._advanced_at = 0.0
         self.rules = Rules(
             mode=config.mode,
@@ -123,6 +113,7 @@ class Session:
         )
         self.local.on_filters = self._filters_changed
         self.local.on_scanned = self._expect_rescans
+        self._rescans = Rescans(config.rescan, lambda: self.local.scan_seconds)
         self.echoes = Echoes(config.prefix)
         self.remote = RemoteSide(
             config=config,
@@ -178,6 +169,9 @@ class Session:
             if bucket is not None and not dry
             else None
         )
+        self._mending = Mending(
+            config=config, db=db, batches=self.batches, local=self.local, steps=self.steps, metrics=metrics
+        )
         self._buffer = HintBuffer(self._wake_for_hints)
         self._seen_events = (0, 0)
         self.watcher = Watcher(
@@ -215,7 +209,7 @@ class Session:
                 beside = [await self._start_janitor(group), self._start_rehash(group), self._start_keeping(group)]
                 self.local.scan()
                 await self.remote.start()
-                self._plan_rescan()
+                self._rescans.begun()
                 await self._turn_forever()
                 for task in beside:
                     task.cancel()
@@ -239,7 +233,7 @@ class Session:
             interval=0.0 if self._dry else self._config.rehash,
             directory=self.directory,
             db=self._db,
-            found=self._rehashed,
+            found=self._mending.found,
             changed=self._stat_changed,
         )
         return group.create_task(rehash.run(), name=f"rehash {self._config.name}")
@@ -267,7 +261,7 @@ class Session:
             self.local.hints.next_due(now),
             self.batches.holds.next_due(now),
             self.batches.gates.next_due(now),
-            self._next_rescan() - now,
+            self._rescans.due - now,
             self.remote.next_due(),
             1.0 if self.batches.held_back else None,
         ]
@@ -282,7 +276,7 @@ class Session:
         if self._draining:
             return False
         self._advanced_at = self._loop.time()
-        if self._advanced_at >= self._next_rescan():
+        if self._advanced_at >= self._rescans.due:
             self.rescan()
         await self.local.advance(self.batches.busy)
         await self.remote.advance()
@@ -353,7 +347,7 @@ class Session:
         """A full look at both sides, at intervals with jitter."""
         self.local.scan()
         self.remote.check_wanted()
-        self._plan_rescan()
+        self._rescans.begun()
 
     def retry(self) -> None:
         """The connection is back: what failed may be tried at once."""
@@ -398,26 +392,6 @@ class Session:
         self._seen_events = (events, overflows)
         self.steps.wake()
 
-    async def _rehashed(self, path: str, known: Local, found: Local, again: bool) -> bool:
-        """Damage is repaired where that can be done, or told. False: not now (a path with an action under way is looked
-        at by the action itself); it comes again then."""
-        if path in self.batches.busy:
-            return not again
-        damaged = isinstance(found.side, Obstacle) and found.side.reason is Reason.BAD_DIGEST
-        row = await self._db(lambda store: store.row(path))
-        action = repair.of_file(row, known, self._config.mode) if damaged else None
-        if action is not None:
-            outcome = await repair.run(action, batches=self.batches, call=self.steps.call)
-            if outcome is not None and outcome.result is Result.APPLIED:
-                self._metrics.error(of_problem(Reason.BAD_DIGEST))
-                log = get_logger(mapping=self._config.name)
-                log.warning("repaired", path=path, remedy="the damaged file is in the trash; check the disk")
-                return True
-            if again and (outcome is None or isinstance(outcome.error, StoreUnavailableError)):
-                return False
-        await self.steps.call(lambda: self.local.rehashed(path, known, found))
-        return True
-
     def _stat_changed(self, paths: list[str]) -> None:
         self.local.hints.add_ready(paths)
         self.steps.wake()
@@ -452,21 +426,9 @@ class Session:
         await asyncio.to_thread(self.watcher.refresh)
         self.remote.listing_wanted()
 
-    def _plan_rescan(self) -> None:
-        self._rescanned_at = self._loop.time()
-        self._jitter = random.uniform(1 - JITTER, 1 + JITTER)
-
-    def _next_rescan(self) -> float:
-        return self._rescanned_at + self._rescan_interval() * self._jitter
-
     def _expect_rescans(self) -> None:
         """Whoever watches the metrics learns how long it may take until all is known to be well again."""
-        self._metrics.expect(self._rescan_interval() * (1 + JITTER))
-
-    def _rescan_interval(self) -> float:
-        """What is configured; and more where full looks would take more than a hundredth of the time."""
-        took = self.local.scan_seconds
-        return max(self._config.rescan, took * STRETCH if took > NO_TIME else 0.0)
+        self._metrics.expect(self._rescans.longest)
 
 
 def _is_repository(bucket: Bucket | None) -> bool:
