@@ -54,7 +54,7 @@ def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
             parents=[common],
-            help=story.partition("\n")[0],
+            help=story.partition("\n")[0].replace("%", "%%"),
             description=story,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

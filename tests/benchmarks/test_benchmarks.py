@@ -90,3 +90,18 @@ def test_a_far_server_answers_a_round_trip_later(tmp_path: Path):
             assert lines.readline() == b"PONG\r\n"
 
             assert time.monotonic() - began >= 0.2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["start", "--help"]])
+def test_each_command_has_its_help(arguments: list[str]):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "find DIR -printf '%s %T@ %i" in done.stdout
