@@ -1,9 +1,9 @@
 """Where the chunks of an object come from: three feeds, one interface.
 
-    DirectFeed    direct gets in batches (servers from 2.11): no consumer; the next batches are asked for while the
-                  present one arrives, on a long line many (`line`). Where they begin is a guess, that the object's
-                  chunks lie side by side in the stream as they do when nobody else wrote meanwhile; a wrong guess costs
-                  repeated batches, never a byte
+    DirectFeed    direct gets in batches (servers from 2.11), for some MiB: no consumer; the next batches are asked for
+                  while the present one arrives, on a long line many (`line`). Where they begin is a guess, that the
+                  object's chunks lie side by side in the stream as they do when nobody else wrote meanwhile; a wrong
+                  guess costs repeated batches, never a byte
     PullFeed      an ephemeral pull consumer: works on every server, also without direct gets
     (one chunk)   one direct get, see get.py
 

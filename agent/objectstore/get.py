@@ -49,6 +49,9 @@ IDLE = 8.0
 PATIENCE = 60.0
 """Seconds without any progress after which reading fails: the server is away, or doesn't deliver."""
 BATCHED_GETS = (2, 11, 0)
+PULLED = 32 << 20
+"""What has so many bytes to come is worth a consumer: a server reads ahead for it, and takes two thirds of the CPU time
+that direct gets in batches take it (2.15.1, 512 MiB: 0.85 s against 1.28 s, and 1.1 s against 1.3 s for the reader)."""
 _HASH_INLINE = 1 << 16
 _EMPTY = hashlib.sha256(b"").digest()
 
@@ -179,7 +182,8 @@ class Reader:
         self._chunks_before = self._chunks
         info = self.info
         subject = chunk_subject(self._bucket.name, info.nuid)
-        batched = self._bucket.direct and self._bucket.server_version >= BATCHED_GETS and not self._distrust
+        few = info.size - self._size < PULLED
+        batched = few and self._bucket.direct and self._bucket.server_version >= BATCHED_GETS and not self._distrust
         chunk_size = max(info.size // info.chunks, min(info.max_chunk_size, DEFAULT_CHUNK_SIZE))
         kind = DirectFeed if batched else PullFeed
         return kind(self._bucket, subject, after=self._last_seq, chunk_size=chunk_size, idle=self._idle)
