@@ -8,11 +8,12 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 SERVERS := $(VENV)/servers/.installed
 BENCHED := $(VENV)/.benched
+TOOLS   := $(VENV)/.tools
 TESTS   ?= tests
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow check format schema bench faults soak servers clean
+.PHONY: help install demo test slow check format schema chart tools bench faults soak servers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -49,9 +50,19 @@ format: install ## format, and fix what ruff can fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-schema: install ## write config.schema.json from the model
+schema: install ## write config.schema.json from the model, and the chart's, which contains it
 	$(BIN)/jetsync config schema > config.schema.json.new
 	mv config.schema.json.new config.schema.json
+	$(BIN)/python scripts/chart.py
+
+chart: install ## write what the chart has from elsewhere: its schema, the table in its README, alerts, dashboard
+	$(BIN)/python scripts/chart.py
+
+tools: install $(TOOLS) ## the Helm SDK and Kubernetes' schemas for the tests of the chart (skipped without them)
+
+$(TOOLS): pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group deploy
+	@touch $@
 
 bench: install $(BENCHED) ## the benchmarks, quickly; or one: BENCH=small_files ARGS="--rounds 9", ARGS=--help
 	$(BIN)/python -m benchmarks $(or $(BENCH),all) $(ARGS)

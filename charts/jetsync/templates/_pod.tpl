@@ -1,0 +1,166 @@
+{{/* The pod: one template for Deployment, DaemonSet and StatefulSet. */}}
+{{- define "jetsync.podTemplate" -}}
+metadata:
+  # None with the chart's version: a new chart alone is no reason for new pods.
+  labels:
+    {{- include "jetsync.selectorLabels" . | nindent 4 }}
+    {{- with merge (dict) .Values.podLabels .Values.commonLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    kubectl.kubernetes.io/default-container: jetsync
+    {{- if not (include "jetsync.existing" .) }}
+    {{- if eq .Values.reload "rollout" }}
+    checksum/config: {{ include "jetsync.config" . | sha256sum }}
+    {{- else }}
+    checksum/restart: {{ include "jetsync.restartChecksum" . }}
+    {{- end }}
+    {{- end }}
+    {{- with .Values.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ include "jetsync.serviceAccountName" . }}
+  automountServiceAccountToken: {{ .Values.automountServiceAccountToken }}
+  enableServiceLinks: {{ .Values.enableServiceLinks }}
+  terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  securityContext:
+    {{- toYaml .Values.podSecurityContext | nindent 4 }}
+  {{- with include "jetsync.imagePullSecrets" . }}
+  imagePullSecrets:
+    {{- . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with .Values.runtimeClassName }}
+  runtimeClassName: {{ . }}
+  {{- end }}
+  {{- if .Values.hostNetwork }}
+  hostNetwork: true
+  {{- end }}
+  {{- with .Values.dnsPolicy | default (.Values.hostNetwork | ternary "ClusterFirstWithHostNet" "") }}
+  dnsPolicy: {{ . }}
+  {{- end }}
+  {{- with .Values.dnsConfig }}
+  dnsConfig:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.hostAliases }}
+  hostAliases:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.topologySpreadConstraints }}
+  topologySpreadConstraints:
+    {{- range . }}
+    {{- $selector := dict "labelSelector" (dict "matchLabels" (include "jetsync.selectorLabels" $ | fromYaml)) }}
+    - {{- toYaml (hasKey . "labelSelector" | ternary . (merge $selector .)) | nindent 6 }}
+    {{- end }}
+  {{- end }}
+  {{- $owned := .Values.volumePermissions.enabled | ternary (include "jetsync.ownedVolumes" . | fromYamlArray) list }}
+  {{- if or $owned .Values.initContainers }}
+  initContainers:
+    {{- with $owned }}
+    {{- include "jetsync.chown" (dict "context" $ "volumes" .) | nindent 4 }}
+    {{- end }}
+    {{- with .Values.initContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- end }}
+  containers:
+    - {{- include "jetsync.container" . | nindent 6 }}
+    {{- with .Values.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  volumes:
+    {{- include "jetsync.podVolumes" . | nindent 4 }}
+{{- end -}}
+
+{{- define "jetsync.container" -}}
+name: jetsync
+image: {{ include "jetsync.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+args:
+  {{- toYaml .Values.args | nindent 2 }}
+env:
+  - name: JETSYNC_CONFIG
+    value: {{ include "jetsync.configDir" . }}/{{ if include "jetsync.existing" . }}{{ .Values.existingConfig.key }}{{ else }}config.yaml{{ end }}
+  {{- range $name, $field := dict "NODE_NAME" "spec.nodeName" "POD_NAME" "metadata.name" "POD_NAMESPACE" "metadata.namespace" }}
+  - name: {{ $name }}
+    valueFrom:
+      fieldRef:
+        apiVersion: v1
+        fieldPath: {{ $field }}
+  {{- end }}
+  {{- with .Values.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .Values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+ports:
+  - name: http
+    containerPort: {{ include "jetsync.port" . }}
+    protocol: TCP
+{{- range $probe, $path := dict "startupProbe" "/livez" "livenessProbe" "/livez" "readinessProbe" "/readyz" }}
+{{ $probe }}:
+  httpGet:
+    path: {{ $path }}
+    port: http
+  {{- toYaml (get $.Values $probe) | nindent 2 }}
+{{- end }}
+{{- with .Values.lifecycle }}
+lifecycle:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+resources:
+  {{- toYaml .Values.resources | nindent 2 }}
+securityContext:
+  {{- toYaml .Values.securityContext | nindent 2 }}
+volumeMounts:
+  {{- include "jetsync.mounts" . | nindent 2 }}
+{{- end -}}
+
+{{/* Root with one capability, for as long as a chown takes. */}}
+{{- define "jetsync.chown" -}}
+{{- $values := .context.Values -}}
+- name: volume-permissions
+  image: {{ include "jetsync.image" .context | quote }}
+  imagePullPolicy: {{ $values.image.pullPolicy }}
+  command: [chown]
+  args:
+    - {{ printf "%v:%v" $values.podSecurityContext.runAsUser $values.podSecurityContext.runAsGroup | quote }}
+    {{- range .volumes }}
+    - {{ .mountPath | quote }}
+    {{- end }}
+  resources:
+    {{- toYaml $values.resources | nindent 4 }}
+  securityContext:
+    allowPrivilegeEscalation: false
+    capabilities:
+      add: [CHOWN]
+      drop: [ALL]
+    readOnlyRootFilesystem: true
+    runAsNonRoot: false
+    runAsUser: 0
+    seccompProfile:
+      type: RuntimeDefault
+  volumeMounts:
+    {{- range .volumes }}
+    - name: {{ .name }}
+      mountPath: {{ .mountPath | quote }}
+    {{- end }}
+{{- end -}}
