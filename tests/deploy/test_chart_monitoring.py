@@ -1,4 +1,4 @@
-"""What the chart hands to the Prometheus operator and to Grafana is what deploy/ has, and finds what the agent serves."""
+"""What the chart hands to the Prometheus operator and Grafana is what deploy/ has, and finds what the agent serves."""
 
 from __future__ import annotations
 

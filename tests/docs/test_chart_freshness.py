@@ -47,5 +47,5 @@ def test_the_schema_knows_exactly_the_values_that_there_are():
     assert set(schema["properties"]) == set(values)
     for key, value in values.items():
         known = schema["properties"][key].get("properties")
-        if known is not None and isinstance(value, dict) and key not in ("resources",):
+        if known is not None and isinstance(value, dict) and key != "resources":
             assert set(value) <= set(known), key
