@@ -23,7 +23,7 @@ def leaves(values: dict[str, Any], *above: str) -> Iterator[str]:
 
 
 def test_schema_table_alerts_and_dashboard_of_the_chart_are_what_they_are_made_from():
-    command = [sys.executable, ROOT / "scripts" / "chart.py", "--check"]
+    command: list[str | Path] = [sys.executable, ROOT / "scripts" / "chart.py", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     assert done.returncode == 0, done.stderr
