@@ -11,7 +11,8 @@ from agent.snapshots.report import Progress, SnapshotReport, no_progress
 class Item(Protocol):
     """`run` is its only task; the other methods may be called from anywhere in the event loop, while it runs.
 
-    readies: whether the agent is ready only when this has converged.
+    readies: whether the agent is ready only when this has converged. converged: once since the start; of a
+    subscription, whatever the commands and the webhook afterwards said.
     """
 
     @property
@@ -22,6 +23,9 @@ class Item(Protocol):
 
     @property
     def readies(self) -> bool: ...
+
+    @property
+    def converged(self) -> bool: ...
 
     async def run(self) -> None:
         """Do what it is there for, until `drain`."""

@@ -74,6 +74,10 @@ class Publication:
         self.last_publish: float | None = None
         self.bytes_up = self.bytes_reused = 0
 
+    @property
+    def converged(self) -> bool:
+        return self._standing.succeeded is not None
+
     # -- the loop ------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -92,6 +92,7 @@ class Subscription:
         self._poked = asyncio.Event()
         self._stopping = False
         self._checked = False  # the current version was looked at since the start
+        self.converged = False
         self._stopped = False  # `run` has ended
         self._attempting: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
@@ -230,7 +231,8 @@ class Subscription:
                 await installing.stay()
                 raise
             await db(lambda store: store.kv_set("converged", "1"))
-            self._checked = True
+            # What `after` and the webhook still owe keeps nobody waiting: who is to answer may wait for the install.
+            self._checked = self.converged = True
         finally:
             self._next_removal = installing.next_removal
             self.bytes_down += report.bytes_down

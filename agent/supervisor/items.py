@@ -198,16 +198,16 @@ class Items:
         self._metrics.snapshots(item.kind, item.name).show(item.status(), item.counts())
 
     def readiness(self) -> list[MappingReadiness]:
-        found = [item.status() for item, _ in self._running.values() if item.readies]
+        found = [(item, item.status()) for item, _ in self._running.values() if item.readies]
         return [
             MappingReadiness(
                 name=status.name,
-                converged=status.last_success is not None,
+                converged=item.converged,
                 serving=bool(status.snapshot),
                 converged_before=bool(status.snapshot),
                 sentence=status.sentence,
             )
-            for status in found
+            for item, status in found
         ]
 
 

@@ -133,6 +133,13 @@ TEMPLATES: dict[str, tuple[dict[str, Any], str]] = {
         given(config={"mappings": [{**INBOX, "directory": "/data/${NODE_NAME}"}]}),
         "volumes.inbox would be mounted at /data/${NODE_NAME}, which only the agent can expand: set volumes.inbox.mountPath",
     ),
+    "a new directory whose name only the agent knows": (
+        given(
+            config={"mappings": [{**INBOX, "directory": "/data/${SITE:-paris}"}]},
+            volumes={"inbox": {"mountPath": "/data"}},
+        ),
+        "config.mappings[0].directory is /data/${SITE:-paris}, which has to be made below a new volume, and Kubernetes knows no defaults of variables: write ${NAME} without :-, or set makeDirectories to false",
+    ),
     "a claim without a size": (
         given(state={"persistentVolumeClaim": {}}),
         "state.persistentVolumeClaim.size is missing: set it",

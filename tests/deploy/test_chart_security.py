@@ -132,7 +132,7 @@ def test_openshift_gives_user_and_group_itself():
 
 
 def test_the_one_container_that_runs_as_root_is_off_by_default_and_can_only_change_owners():
-    assert "initContainers" not in pods("volumes")[0]
+    assert "initContainers" not in pods("deployment")[0]
     (container,) = pods("daemonset")[0]["initContainers"]
     context = container["securityContext"]
 
@@ -156,5 +156,6 @@ def test_a_read_only_volume_is_not_given_to_anybody():
     values = merged(load_values("volumes"), {"volumePermissions": {"enabled": True}, "state": {}})
     values["state"] = {"hostPath": {"path": "/var/lib/jetsync"}}
 
-    (container,) = render(values).pod["spec"]["initContainers"]
+    container = render(values).pod["spec"]["initContainers"][0]
+    assert container["name"] == "volume-permissions"
     assert container["args"][1:] == ["/var/lib/jetsync"]

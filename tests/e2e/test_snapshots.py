@@ -168,6 +168,20 @@ def test_readiness_waits_for_the_first_install(make_site: MakeSite):
         assert content_of(site) == {"a": b"1"}
 
 
+def test_whoever_waits_for_the_first_install_may_be_the_one_that_is_told_of_it(make_site: MakeSite):
+    """An application that starts when the agent is ready, as beside a native sidecar, can't answer before that."""
+    site = make_site(
+        "one", publishes=True, subscribes=True, webhook=f"http://127.0.0.1:{free_port()}/", after=["exit 1"]
+    )
+    publish(site, {"a": b"1"})
+
+    with site.run() as running:
+        assert content_of(site) == {"a": b"1"}
+        states = {item["kind"]: item["state"] for item in site.cli("status", "--json", exit=0).json["snapshots"]}
+        assert states["subscription"] == "retrying"
+        assert running.get("/readyz")[0] == 200
+
+
 def test_a_subscription_that_is_pinned_stays(make_site: MakeSite):
     publisher = make_site("publisher", publishes=True)
     first = publish(publisher, {"a": b"1"})

@@ -176,6 +176,11 @@ with its configuration file; what is wrong with a single value values.schema.jso
 {{- $problems = append $problems (printf "%s.readOnly is true, and %s writes to %s: set readOnly to false, or its mode to push-safe or push-mirror" $over.key $entry.where $entry.directory) -}}
 {{- end -}}
 {{- end -}}
+{{- range include "jetsync.newDirectories" . | fromYamlArray -}}
+{{- if regexMatch "\\$\\{[^}]*:-" .directory -}}
+{{- $problems = append $problems (printf "%s.directory is %s, which has to be made below a new volume, and Kubernetes knows no defaults of variables: write ${NAME} without :-, or set makeDirectories to false" .where .directory) -}}
+{{- end -}}
+{{- end -}}
 {{- toYaml $problems -}}
 {{- end -}}
 

@@ -70,10 +70,14 @@ spec:
     {{- end }}
   {{- end }}
   {{- $owned := .Values.volumePermissions.enabled | ternary (include "jetsync.ownedVolumes" . | fromYamlArray) list }}
-  {{- if or $owned .Values.initContainers }}
+  {{- $directories := include "jetsync.newDirectories" . | fromYamlArray }}
+  {{- if or $owned $directories .Values.initContainers }}
   initContainers:
     {{- with $owned }}
     {{- include "jetsync.chown" (dict "context" $ "volumes" .) | nindent 4 }}
+    {{- end }}
+    {{- with $directories }}
+    - {{- include "jetsync.mkdir" (dict "context" $ "directories" .) | nindent 6 }}
     {{- end }}
     {{- with .Values.initContainers }}
     {{- toYaml . | nindent 4 }}
@@ -97,16 +101,7 @@ args:
 env:
   - name: JETSYNC_CONFIG
     value: {{ include "jetsync.configDir" . }}/{{ if include "jetsync.existing" . }}{{ .Values.existingConfig.key }}{{ else }}config.yaml{{ end }}
-  {{- range $name, $field := dict "NODE_NAME" "spec.nodeName" "POD_NAME" "metadata.name" "POD_NAMESPACE" "metadata.namespace" }}
-  - name: {{ $name }}
-    valueFrom:
-      fieldRef:
-        apiVersion: v1
-        fieldPath: {{ $field }}
-  {{- end }}
-  {{- with .Values.extraEnv }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "jetsync.env" . | nindent 2 }}
 {{- with .Values.extraEnvFrom }}
 envFrom:
   {{- toYaml . | nindent 2 }}
@@ -132,6 +127,45 @@ securityContext:
   {{- toYaml .Values.securityContext | nindent 2 }}
 volumeMounts:
   {{- include "jetsync.mounts" . | nindent 2 }}
+{{- end -}}
+
+{{/* What `${NAME}` in the configuration may name. */}}
+{{- define "jetsync.env" -}}
+{{- range $name, $field := dict "NODE_NAME" "spec.nodeName" "POD_NAME" "metadata.name" "POD_NAMESPACE" "metadata.namespace" }}
+- name: {{ $name }}
+  valueFrom:
+    fieldRef:
+      apiVersion: v1
+      fieldPath: {{ $field }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Makes directories, as the agent's user. The kubelet expands $(NAME). */}}
+{{- define "jetsync.mkdir" -}}
+{{- $values := .context.Values -}}
+name: directories
+image: {{ include "jetsync.image" .context | quote }}
+imagePullPolicy: {{ $values.image.pullPolicy }}
+command: [mkdir, -p]
+args:
+  {{- range .directories }}
+  - {{ regexReplaceAll "\\$\\{([A-Za-z_][A-Za-z0-9_]*)\\}" .directory "$$($1)" | quote }}
+  {{- end }}
+env:
+  {{- include "jetsync.env" .context | nindent 2 }}
+{{- with $values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+resources:
+  {{- toYaml $values.resources | nindent 2 }}
+securityContext:
+  {{- toYaml $values.securityContext | nindent 2 }}
+volumeMounts:
+  {{- include "jetsync.mounts" .context | nindent 2 }}
 {{- end -}}
 
 {{/* Root with one capability, for as long as a chown takes. */}}

@@ -144,3 +144,20 @@ resources:
 {{- end -}}
 {{- toYaml $owned -}}
 {{- end -}}
+
+{{/* The directories below volumes that begin empty, where nobody has made them: [{where, directory}]. */}}
+{{- define "jetsync.newDirectories" -}}
+{{- $found := list -}}
+{{- if .Values.makeDirectories -}}
+{{- $volumes := include "jetsync.volumes" . | fromYamlArray -}}
+{{- range $entry := include "jetsync.entries" . | fromYamlArray -}}
+{{- range $volumes -}}
+{{- $below := hasPrefix (printf "%s/" (trimSuffix "/" .mountPath)) $entry.directory -}}
+{{- if and $below (ne (trimSuffix "/" $entry.directory) .mountPath) (has (first .sources) (list "persistentVolumeClaim" "emptyDir")) -}}
+{{- $found = append $found (dict "where" $entry.where "directory" $entry.directory) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $found -}}
+{{- end -}}
