@@ -24,6 +24,7 @@ from tests.support.charts import (
     documents,
     load_values,
     merged,
+    refusal,
     render,
     require_helm,
 )
@@ -111,6 +112,22 @@ def test_the_package_has_what_the_templates_read_and_nothing_else(tmp_path: Path
 def test_every_ci_file_is_one_feature_that_says_what_it_is_about():
     for path in VALUES_FILES:
         assert path.read_text().startswith("# "), path.name
+
+
+@pytest.mark.parametrize("page", ["docs/kubernetes.md", "charts/jetsync/README.md"])
+def test_the_values_that_a_page_shows_make_a_release(page: str):
+    (block,) = re.findall(r"```yaml\n(# values.yaml\n.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    release = render(yaml.safe_load(block))
+
+    assert release.workload["metadata"]["name"] == "demo-jetsync"
+    assert release.config().mappings[0].name == "inbox"
+
+
+def test_the_refusal_that_the_page_shows_is_what_helm_says():
+    (block,) = re.findall(r"```\n(These values.*?)```", (ROOT / "docs" / "kubernetes.md").read_text(), re.DOTALL)
+    values = {**load_values("deployment"), "nats": {}, "volumes": {}}
+
+    assert block.strip() in refusal(values)
 
 
 def test_the_chart_asks_the_cluster_for_nothing():

@@ -15,7 +15,7 @@ from agent.core.entries import Reason
 from agent.errors import JetsyncError
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "charts").rglob("*.md")])
 
 LINK = re.compile(r"\[[^\]]*\]\((?!https?://|#|mailto:)([^)#\s]+)[^)]*\)")
 COMMAND = re.compile(r"`jetsync ([a-z]+(?: [a-z]+)?)")
