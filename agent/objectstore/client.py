@@ -24,11 +24,13 @@ class RefusedError(errors.Error):
 
 
 class JetsyncClient(Client):
-    """`read_secrets` is called for each CONNECT, on the event loop; it reads small local files."""
+    """`read_secrets` is called for each CONNECT, on the event loop; it reads small local files. `troubled` is called as
+    soon as the connection is known to be lost, where nats-py's own callback may wait for a dead peer first."""
 
-    def __init__(self, read_secrets: Callable[[], Secrets]) -> None:
+    def __init__(self, read_secrets: Callable[[], Secrets], *, troubled: Callable[[], None]) -> None:
         super().__init__()
         self._read_secrets = read_secrets
+        self._troubled = troubled
         self._ps = WireParser(self)  # type: ignore[assignment]  # it stands in for nats-py's own
         logger = logging.getLogger("nats")
         if not logger.handlers:
@@ -36,6 +38,10 @@ class JetsyncClient(Client):
 
     async def _read_loop(self) -> None:
         await read_loop(self)
+
+    async def _process_op_err(self, e: Exception) -> None:
+        self._troubled()
+        await super()._process_op_err(e)
 
     def _connect_command(self) -> bytes:
         server = self._current_server

@@ -37,8 +37,12 @@ __all__ = ["Answer", "Connection"]
 PING_INTERVAL = 5.0
 MAX_PINGS = 2
 RECONNECT_WAIT = 0.5
-REPLACE_AFTER = 60.0
+LOOK_UP = 10.0
+LOOK_DOWN = 1.0
+"""Seconds between two looks at the client, should it not have told. While it is connected it does tell, so they are
+rare: each one takes an idle agent out of its sleep."""
 _ELSEWHERE = 1.0
+REPLACE_AFTER = 60.0
 """A client that hasn't come back for so long is replaced: it re-reads the TLS files, and can't be stuck."""
 MAX_SUBJECT = 3000
 """Subject, reply and sizes must fit into the server's control line of 4096 bytes, or it closes the connection."""
@@ -269,7 +273,9 @@ class Connection:
 
     async def _new_client(self) -> JetsyncClient:
         """A connected client with the inbox subscribed. Tries for ever: the caller gives up; then it leaves nothing."""
-        client = JetsyncClient(lambda: read_secrets(self._access, user=self._user, password=self._password))
+        client = JetsyncClient(
+            lambda: read_secrets(self._access, user=self._user, password=self._password), troubled=self._wake.set
+        )
 
         async def on_error(error: Exception) -> None:
             self._on_error(error)
@@ -318,7 +324,7 @@ class Connection:
         """Replace a client that has closed itself, or that hasn't come back for long."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(LOOK_UP if self._up else LOOK_DOWN):
                     await self._wake.wait()
             self._wake.clear()
             client = self._client

@@ -7,7 +7,7 @@
     /api/v1/status   what `jetsync status --json` prints
 
 `?verbose` shows all checks, in the form that Kubernetes components use ("[+]mapping/inbox ok"). Everything else is 404
-as JSON. Requests are not logged. The server knows nobody: what it shows comes from three callables.
+as JSON. Requests are not logged. The server knows nobody: what it shows comes from four callables.
 
 Rendering metrics of many mappings takes some milliseconds, so it happens in a thread.
 """
@@ -47,14 +47,17 @@ class HttpServer:
         host: str,
         port: int,
         metrics: Callable[[str], tuple[bytes, str]],
+        refresh: Callable[[], Awaitable[None]],
         status: Callable[[], Awaitable[AgentStatus]],
         readiness: Callable[[], Readiness],
         policy: ReadyPolicy = "once",
     ) -> None:
-        """metrics: of the Accept header, gives body and content type (`Metrics.expose`)."""
+        """metrics: of the Accept header, gives body and content type (`Metrics.expose`), after `refresh` has brought
+        them up to date."""
         self.host = host
         self.port = port
         self._metrics = metrics
+        self._refresh = refresh
         self._status = status
         self._readiness = readiness
         self.policy = policy
@@ -89,6 +92,7 @@ class HttpServer:
             await runner.cleanup()
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
+        await self._refresh()
         body, content_type = await asyncio.to_thread(self._metrics, ",".join(request.headers.getall("Accept", [])))
         return web.Response(body=body, headers={**_HEADERS, "Content-Type": content_type})
 

@@ -32,7 +32,7 @@ async def sync_once(
     async with Supervisor(config, metrics=metrics) as supervisor:
         result = await sync(supervisor, names=names, timeout=timeout, offline_ok=offline_ok)
         if metrics is not None:
-            await supervisor.show_metrics()
+            await supervisor.gauges.show()
         told()
         return result
 

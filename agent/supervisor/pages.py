@@ -53,6 +53,7 @@ class Pages:
             host=http.host,
             port=http.port,
             metrics=self._metrics.expose,
+            refresh=self._supervisor.gauges.fresh,
             status=self._supervisor.status,
             readiness=self._supervisor.readiness,
             policy=http.ready,

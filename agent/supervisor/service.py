@@ -87,7 +87,7 @@ def handlers(supervisor: Supervisor, metrics: Metrics) -> dict[str, Any]:
         return (await supervisor.status()).to_json()
 
     async def own_metrics(_args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:
-        await supervisor.show_metrics()
+        await supervisor.gauges.show()
         return {"version": once.RESULT_VERSION, "text": metrics.render_own().decode()}
 
     async def sync(args: Mapping[str, Any], _emit: Any) -> Mapping[str, Any]:

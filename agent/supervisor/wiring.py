@@ -17,7 +17,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -31,6 +30,7 @@ from agent.observe.readiness import MappingReadiness, Readiness
 from agent.observe.status import AgentStatus, ConfigStatus
 from agent.observe.version import program_version
 from agent.state import StateLock, lock, lock_for_reading
+from agent.supervisor.gauges import Gauges
 from agent.supervisor.guarded import end, guarded
 from agent.supervisor.items import Items
 from agent.supervisor.uplink import Uplink
@@ -39,8 +39,6 @@ from agent.sync.record import Record
 from agent.sync.report import Report
 
 T = TypeVar("T")
-
-METRICS_INTERVAL = 2.0
 
 
 class Supervisor:
@@ -63,6 +61,7 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._mappings: dict[str, MappingSync] = {}
         self.items = Items(config, self.uplink, self.metrics, self._spawn)
+        self.gauges = Gauges(self._mappings.values, self.items)
         self._started_at = time.time()
         self.loaded = ConfigStatus()
 
@@ -76,7 +75,7 @@ class Supervisor:
                 await asyncio.to_thread((state_dir / "mappings").mkdir, mode=0o700, exist_ok=True)
             await self.uplink.start_embedded()
             self._spawn("connect", self.uplink.run())
-            self._spawn("metrics", self._keep_metrics())
+            self._spawn("metrics", self.gauges.run())
         except BaseException:
             await self.__aexit__()
             raise
@@ -142,19 +141,6 @@ class Supervisor:
         for mapping in self._mappings.values():
             mapping.poke()
         self.items.poke()
-
-    async def _keep_metrics(self) -> None:
-        """Show what the mappings say of themselves; counters count by themselves."""
-        while True:
-            await self.show_metrics()
-            await asyncio.sleep(METRICS_INTERVAL)
-
-    async def show_metrics(self) -> None:
-        """Bring the gauges up to date."""
-        for mapping in list(self._mappings.values()):
-            with suppress(StateError):  # it is ending
-                await mapping.show_metrics()
-        self.items.show_metrics()
 
     # -- mappings ------------------------------------------------------------------------------------------------
 

@@ -79,6 +79,11 @@ class Record:
         self.set_state(State.STARTING)
         self._waiting = None
 
+    @property
+    def marks(self) -> tuple[object, ...]:
+        """Other ones when something has happened that the mapping's status may tell."""
+        return self.state, self.converged_at, self.failures, self.halt
+
     # -- sessions ------------------------------------------------------------------------------------------------
 
     def session_begins(self, bucket: str) -> None:

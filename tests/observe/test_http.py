@@ -30,17 +30,28 @@ async def status() -> AgentStatus:
     return STATUS
 
 
+async def nothing() -> None:
+    """What brings nothing up to date."""
+
+
 @asynccontextmanager
 async def serving(
     host: str = "127.0.0.1",
     readiness: Readiness = READY,
+    refresh: Callable[[], Awaitable[None]] = nothing,
     status: Callable[[], Awaitable[AgentStatus]] = status,
     **more: Any,
 ) -> AsyncIterator[HttpServer]:
     metrics = Metrics("1.2.3")
     metrics.mapping("inbox", bucket="b", mode=Mode.TWO_WAY)
     server = HttpServer(
-        host=host, port=more.pop("port", 0), metrics=metrics.expose, status=status, readiness=lambda: readiness, **more
+        host=host,
+        port=more.pop("port", 0),
+        metrics=metrics.expose,
+        refresh=refresh,
+        status=status,
+        readiness=lambda: readiness,
+        **more,
     )
     await server.start()
     try:
@@ -53,6 +64,19 @@ async def get(url: str, method: str = "GET", **headers: str) -> tuple[int, str, 
     """Status, content type and body."""
     async with aiohttp.ClientSession() as session, session.request(method, url, headers=headers) as answer:
         return answer.status, answer.headers["Content-Type"], await answer.text()
+
+
+async def test_metrics_are_brought_up_to_date_for_who_scrapes() -> None:
+    asked: list[str] = []
+
+    async def refresh() -> None:
+        asked.append("now")
+
+    async with serving(refresh=refresh) as server:
+        await get(server.url + "/livez")
+        assert asked == []
+        assert (await get(server.url + "/metrics"))[0] == 200
+        assert asked == ["now"]
 
 
 async def test_metrics_are_served_in_the_format_that_the_scraper_accepts() -> None:
@@ -185,5 +209,7 @@ async def test_stopping_waits_for_nobody_and_may_come_twice_or_before_the_start(
         writer.close()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", server.port)
-    unused = HttpServer(host="", port=0, metrics=lambda _: (b"", ""), status=status, readiness=lambda: READY)
+    unused = HttpServer(
+        host="", port=0, metrics=lambda _: (b"", ""), refresh=nothing, status=status, readiness=lambda: READY
+    )
     await unused.stop()

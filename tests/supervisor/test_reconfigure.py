@@ -124,7 +124,7 @@ async def test_a_mapping_that_is_changed_is_told_of_until_its_successor_begins(
             await stop(*args, **options)
             await asyncio.wait([ending])
             await asyncio.sleep(0.1)
-            await supervisor.show_metrics()
+            await supervisor.gauges.show()
             seen.append((supervisor.readiness(), metrics.render().decode()))
 
         seen: list[tuple[Readiness, str]] = []
