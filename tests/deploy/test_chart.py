@@ -93,6 +93,11 @@ def helm(*arguments: str) -> str:
     return done.stdout
 
 
+def test_an_upgrade_renders_what_an_install_does():
+    for feature in ("deployment", "statefulset"):
+        assert render(load_values(feature), upgrade=True) == rendered(feature)
+
+
 def test_the_package_has_what_the_templates_read_and_nothing_else(tmp_path: Path):
     require_helm()
     from helm_python.chart import Chart, package

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import pytest
 import yaml
+
+from tests.support.charts import merged
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "jetsync"
+VALUES = [CHART / "values.yaml", *sorted((CHART / "ci").glob("*-values.yaml"))]
 
 
 def leaves(values: dict[str, Any], *above: str) -> Iterator[str]:
@@ -49,3 +55,22 @@ def test_the_schema_knows_exactly_the_values_that_there_are():
         known = schema["properties"][key].get("properties")
         if known is not None and isinstance(value, dict) and key != "resources":
             assert set(value) <= set(known), key
+
+
+def test_the_schema_is_one_that_helm_can_read():
+    """It is in draft 7, and its patterns are for Go, which has nothing that looks ahead or behind."""
+    text = (CHART / "values.schema.json").read_text()
+
+    jsonschema.Draft7Validator.check_schema(json.loads(text))
+    assert "(?" not in text
+
+
+@pytest.mark.parametrize("path", VALUES, ids=lambda path: path.stem)
+def test_the_schema_takes_the_defaults_and_every_feature(path: Path):
+    validator = jsonschema.Draft7Validator(json.loads((CHART / "values.schema.json").read_text()))
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    values = merged(defaults, yaml.safe_load(path.read_text()))
+
+    # Helm looks at them when defaults are filled in and a null has taken its key away.
+    errors = [error for error in validator.iter_errors(values) if error.instance is not None]
+    assert [f"{list(error.absolute_path)}: {error.message}" for error in errors] == []
