@@ -16,7 +16,7 @@ IMAGE   ?= jetsync:latest
 ENGINE  ?= $(firstword $(shell command -v docker buildah) docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow check format schema chart tools image lock base bench faults soak servers clean
+.PHONY: help install demo test slow check format schema chart tools cluster image lock base bench faults soak servers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -66,6 +66,9 @@ tools: install $(TOOLS) ## the Helm SDK, Kubernetes' schemas, hadolint for the t
 $(TOOLS): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group deploy
 	@touch $@
+
+cluster: tools ## Kubernetes' API server and controllers, built with Go, for tests of the chart (skipped without them)
+	bash scripts/test-cluster $(VENV)
 
 image: ## build the container image, by docker or buildah: IMAGE=name:tag, ARGS="--build-arg ..."
 	$(ENGINE) $(if $(findstring buildah,$(ENGINE)),bud --format docker,build) --tag $(IMAGE) \
