@@ -6,7 +6,6 @@ takes some minutes; without it these tests are skipped.
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,9 +198,8 @@ def test_every_example_is_let_in_as_it_is(cluster: ControlPlane, path: Path):
     for found in documents(path.read_text()):
         created = cluster.create(found, namespace)
         if found["kind"] == "CronJob":  # as its controller will make it, at night
-            job = copy.deepcopy(created["spec"]["jobTemplate"])
-            cluster.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "now"}, **job}, namespace)
-            break
+            job = {"apiVersion": "batch/v1", "kind": "Job", "spec": created["spec"]["jobTemplate"]["spec"]}
+            cluster.create({**job, "metadata": {"name": f"now-{found['metadata']['name']}"}}, namespace)
 
     pods = eventually(lambda: cluster.items("v1", namespace, "pods"))
     if path.stem == "native-sidecar":
