@@ -38,6 +38,10 @@ TEMPLATES: dict[str, tuple[dict[str, Any], str]] = {
         given(nats={"url": "nats:4222"}),
         "nats:4222 isn't the address of a server: write nats://HOST:4222",
     ),
+    "a login that everybody sees": (
+        given(nats={"url": "nats://me:secret@nats:4222"}),
+        "the address of a server has a login in it, which everybody sees who may read ConfigMaps: set nats.user and nats.password.secret",
+    ),
     "WebSocket and others": (given(nats={"url": "ws://a,nats://b"}), "leave one kind in nats.url"),
     "two logins": (
         given(nats={"credentials": {"secret": {"name": "a"}}, "token": {"secret": {"name": "b"}}}),
@@ -287,6 +291,7 @@ def test_values_that_look_alike_but_work_are_taken():
         ),
         given(config={"mappings": [{**INBOX, "mode": "push-safe"}]}, volumes={"inbox": {"readOnly": True}}),
         given(config={"http": {"listen": "[::]:9477"}}),
+        given(nats={"url": "nats://${LOGIN}@nats:4222"}),  # from a Secret, by extraEnv
         given(
             config={"mappings": [{**INBOX, "directory": "${DATA:-/data/inbox}"}]},
             volumes={"inbox": {"mountPath": "/data"}},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,26 @@ def test_claims_outlive_the_release_and_come_back_into_one_of_the_same_name(clus
 
     (again,) = cluster.items("v1", namespace, "persistentvolumeclaims")
     assert again["metadata"]["uid"] == claim["metadata"]["uid"]
+
+
+def test_helm_test_makes_a_pod_that_is_let_in_and_ends_when_it_has_ended_well(cluster: ControlPlane):
+    namespace = cluster.namespace("restricted")
+    with cluster.helm(namespace) as helm, ThreadPoolExecutor(1) as pool:
+        helm.install(CHART, "demo", load_values("deployment"))
+        tested = pool.submit(helm.test, "demo", timeout=30)
+
+        def test_pod() -> Object:
+            pods = {pod["metadata"]["name"]: pod for pod in cluster.items("v1", namespace, "pods")}
+            assert "demo-jetsync-test" in pods
+            return pods["demo-jetsync-test"]
+
+        pod = eventually(test_pod)
+        maps = [found["metadata"]["name"] for found in cluster.items("v1", namespace, "configmaps")]
+        assert pod["spec"]["volumes"][0]["configMap"]["name"] in maps
+        # What the API server adds by itself is for all pods; no token is among it.
+        assert [volume["name"] for volume in pod["spec"]["volumes"]] == ["config"]
+        cluster.succeed({"apiVersion": "v1", "kind": "Pod", **pod})
+        assert tested.result() is not None
 
 
 def test_another_kind_takes_the_place_of_the_workload(cluster: ControlPlane):

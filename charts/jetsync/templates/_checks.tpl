@@ -81,6 +81,9 @@ with its configuration file; what is wrong with a single value values.schema.jso
 {{- if and (regexMatch "wss?://" $servers) (regexMatch "(nats|tls)://" $servers) -}}
 {{- $problems = append $problems "WebSocket addresses (ws://, wss://) and others can't stand together: leave one kind in nats.url" -}}
 {{- end -}}
+{{- if regexMatch "://[^/@${]+@" $servers -}}
+{{- $problems = append $problems "the address of a server has a login in it, which everybody sees who may read ConfigMaps: set nats.user and nats.password.secret, or nats.token.secret" -}}
+{{- end -}}
 {{- with $bad -}}
 {{- $problems = append $problems (printf "%s isn't the address of a server: write nats://HOST:4222 (or tls://, ws://, wss://)" (join ", " .)) -}}
 {{- end -}}
