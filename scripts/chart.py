@@ -43,6 +43,8 @@ def made() -> dict[Path, str]:
 def schema() -> dict[str, Any]:
     """The chart's own schema, and below `definitions` that of the configuration, as far as values can have it."""
     chart: dict[str, Any] = yaml.safe_load((CHART / "values.schema.in.yaml").read_text())
+    for key, _, meaning in documented():
+        _describe(chart, key.split("."), meaning)
     config: dict[str, Any] = json.loads((ROOT / "config.schema.json").read_text(), object_hook=_for_go)
     definitions: dict[str, Any] = config.pop("definitions")
     del config["$schema"], config["title"]
@@ -56,6 +58,18 @@ def schema() -> dict[str, Any]:
     assert not set(chart["definitions"]) & {"Config", *definitions}
     chart["definitions"] |= {"Config": config, **definitions}
     return chart
+
+
+def _describe(section: dict[str, Any], path: list[str], meaning: str) -> None:
+    """Put a comment where editors show it, but for what several values share."""
+    key, *below = path
+    if key not in section.get("properties", {}):
+        return
+    found = section["properties"][key]
+    if below:
+        _describe(found, below, meaning)
+    else:  # draft 7 ignores what stands beside a $ref
+        section["properties"][key] = {"description": meaning, **({"allOf": [found]} if "$ref" in found else found)}
 
 
 def _for_go(part: dict[str, Any]) -> dict[str, Any]:
