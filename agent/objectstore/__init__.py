@@ -12,9 +12,10 @@ from agent.objectstore.commit import refused
 from agent.objectstore.connection import Connection
 from agent.objectstore.credentials import Access, Endpoint
 from agent.objectstore.errors_map import ConsumerNotFoundError, NotSentError
-from agent.objectstore.follow import Batch, Follower, MetaMessage
+from agent.objectstore.follow import Batch, Follower
 from agent.objectstore.get import Position, Reader
 from agent.objectstore.meta import Link, ObjectInfo
+from agent.objectstore.metamessage import MetaMessage
 from agent.objectstore.objects import Deleted
 from agent.objectstore.prefix import Prefix
 from agent.objectstore.put import uninterrupted

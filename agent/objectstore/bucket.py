@@ -37,10 +37,11 @@ from agent.objectstore import (
     subjects,
 )
 from agent.objectstore.connection import parse_version
-from agent.objectstore.follow import Follower, MetaMessage
+from agent.objectstore.follow import Follower
 from agent.objectstore.get import Position, Reader
 from agent.objectstore.get_many import Content
 from agent.objectstore.meta import Link, ObjectInfo
+from agent.objectstore.metamessage import MetaMessage
 from agent.objectstore.prefix import Prefix
 from agent.objectstore.put_many import Outcome, SmallObject
 from agent.objectstore.rename import Renaming

@@ -29,13 +29,13 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from agent.errors import BadMetaError, BucketNotFoundError, BucketReplacedError, StoreError, StoreUnavailableError
+from agent.errors import BucketNotFoundError, BucketReplacedError, StoreError, StoreUnavailableError
 from agent.objectstore import gaps
 from agent.objectstore.answers import RawMessage, status_of
 from agent.objectstore.consumer import Consumer, Place, Signal, left_of_pull, place_of
-from agent.objectstore.meta import ObjectInfo, decode, salvaged_nuid
+from agent.objectstore.metamessage import MetaMessage
 from agent.objectstore.put import uninterrupted
-from agent.objectstore.subjects import all_metas, meta_subject, name_of
+from agent.objectstore.subjects import all_metas, meta_subject
 
 if TYPE_CHECKING:
     from agent.objectstore.bucket import Bucket
@@ -48,91 +48,6 @@ _PULL_EXPIRES = 30.0
 _MISSED = 2.2  # heartbeats
 PATIENCE = 2.0
 """Seconds without a message, while messages are pending, after which a consumer counts as stuck."""
-
-
-class MetaMessage:
-    """One meta message: `info`, or `error` when it isn't a valid meta.
-
-    name: "" when not even that can be read. nuid: what a broken meta has for one, as far as anybody could make it out:
-    another client may read what we refuse, and its chunks aren't nobody's. What is `undecoded` is read when somebody
-    asks: whoever knows a meta by its revision needn't.
-    """
-
-    __slots__ = ("_data", "_error", "_info", "_name", "_nuid", "bucket", "revision", "subject", "time_ns")
-
-    def __init__(
-        self,
-        revision: int,
-        time_ns: int,
-        name: str,
-        info: ObjectInfo | None,
-        error: BadMetaError | None = None,
-        *,
-        nuid: str = "",
-        subject: str = "",
-    ) -> None:
-        self.revision = revision
-        self.time_ns = time_ns
-        self.subject = subject
-        self.bucket = ""
-        self._name: str | None = name
-        self._info = info
-        self._error = error
-        self._nuid = nuid
-        self._data: bytes | None = None
-
-    @classmethod
-    def undecoded(cls, bucket: str, subject: str, data: bytes, revision: int, time_ns: int) -> Self:
-        message = cls(revision, time_ns, "", None, None, subject=subject)
-        message.bucket = bucket
-        message._name = None
-        message._data = data
-        return message
-
-    @property
-    def name(self) -> str:
-        if self._name is None:
-            try:
-                self._name = name_of(self.subject)
-            except BadMetaError as error:
-                self._name = ""
-                self._fail(error)
-        return self._name
-
-    @property
-    def info(self) -> ObjectInfo | None:
-        self._decode()
-        return self._info
-
-    @property
-    def error(self) -> BadMetaError | None:
-        self._decode()
-        return self._error
-
-    @property
-    def nuid(self) -> str:
-        self._decode()
-        return self._nuid
-
-    @property
-    def key(self) -> str:
-        """The name; of a subject that has no name in it, a text that no name is (names have no lone surrogates)."""
-        return self.name or f"\udc00{self.subject}"
-
-    def _decode(self) -> None:
-        name = self.name
-        if self._data is None:
-            return
-        try:
-            self._info = decode(self._data, bucket=self.bucket, name=name, revision=self.revision, time_ns=self.time_ns)
-            self._data = None
-        except BadMetaError as error:
-            self._fail(error)
-
-    def _fail(self, error: BadMetaError) -> None:
-        self._error = error
-        self._nuid = salvaged_nuid(self._data or b"")
-        self._data = None
 
 
 @dataclass(frozen=True, slots=True)

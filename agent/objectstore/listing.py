@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from agent.errors import StoreUnavailableError
 from agent.objectstore import subjects
 from agent.objectstore.consumer import Consumer
-from agent.objectstore.follow import Batch, Follower, MetaMessage, follow
+from agent.objectstore.follow import Batch, Follower, follow
 from agent.objectstore.meta import ObjectInfo
+from agent.objectstore.metamessage import MetaMessage
 from agent.objectstore.put import uninterrupted
 
 if TYPE_CHECKING:

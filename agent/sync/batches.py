@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from agent.config.model import Mapping
@@ -24,14 +24,15 @@ from agent.core.reconcile import Rules
 from agent.directory import Directory
 from agent.errors import NotAllowedError, StoreFullError, StoreUnavailableError
 from agent.observe.logging import get_logger
-from agent.state import JournalEntry, StateStore
+from agent.state import StateStore
+from agent.sync.committing import old_chunks, write
 from agent.sync.db import Db
 from agent.sync.execute import Executor
 from agent.sync.gates import Direction, Gates, is_disk_full
 from agent.sync.guard import Guard, Stop, losses
 from agent.sync.hints import Absent, Looking
 from agent.sync.local import Spawn, Step
-from agent.sync.outcome import Change, Outcome, Result, has_gone, merged, whole
+from agent.sync.outcome import Outcome, Result
 from agent.sync.planning import (
     Hold,
     is_deletion,
@@ -57,7 +58,6 @@ STOPPED_SECONDS = 0.5
 CREATIONS_HELD_SECONDS = 2.0
 # Passing over rows that can't be planned yet is worth a thought when it takes longer than this.
 SIFTED_SECONDS = 0.02
-OLD_CHUNKS_SECONDS = 30
 
 
 @dataclass(slots=True)
@@ -300,18 +300,8 @@ class Batches:
         rows = [action.row for action in actions if action.verb in (Verb.UPLOAD, Verb.DELETE_REMOTE)]
         old = [(row.remote.nuid, row.path) for row in rows if row.remote and row.remote.nuid and row.remote.chunks]
         now = time.time_ns()
-        store.journal_add(
-            JournalEntry(
-                nuid=nuid,
-                bucket=self._config.bucket,
-                name=self._config.prefix + path,
-                kind="old",
-                expected_revision=0,
-                due_ns=now + OLD_CHUNKS_SECONDS * 1_000_000_000,
-                created_ns=now,
-            )
-            for nuid, path in old
-        )
+        bucket, prefix = self._config.bucket, self._config.prefix
+        store.journal_add(old_chunks(bucket, prefix + path, nuid, now=now) for nuid, path in old)
         return {nuid for nuid, _ in old}
 
     # -- running -------------------------------------------------------------------------------------------------
@@ -378,7 +368,8 @@ class Batches:
     # -- committing ----------------------------------------------------------------------------------------------
 
     async def _commit(self, outcomes: list[Outcome]) -> None:
-        await self._db(lambda store: self._write(store, outcomes))
+        bucket, full = self._config.bucket, self.gates.closed(Direction.UPLOADS)
+        await self._db(lambda store: write(store, outcomes, guard=self._guard, bucket=bucket, full=full))
         now = asyncio.get_running_loop().time()
         if self._waiting or any(outcome.result is not Result.APPLIED for outcome in outcomes):
             self._released += 1
@@ -404,59 +395,3 @@ class Batches:
         self._on_outcomes(outcomes)
         for outcome in outcomes:
             self._tell(outcome.action.row.path, outcome)
-
-    def _write(self, store: StateStore, outcomes: list[Outcome]) -> None:
-        """Store the changes of all outcomes in one transaction, each set of rows by one statement."""
-        changes = [change for outcome in outcomes for change in outcome.changes]
-        with store.transaction():
-            self._guard.carried_out(store, outcomes, time.time())
-            self._merge(store, outcomes, changes)
-            store.journal_remove(nuid for outcome in outcomes for nuid in outcome.settled_nuids)
-            store.journal_add(self._old_chunks(outcomes))
-            if any(isinstance(outcome.error, StoreFullError) for outcome in outcomes):
-                _hurry(store)
-
-    def _merge(self, store: StateStore, outcomes: list[Outcome], changes: list[Change]) -> None:
-        """Most changes say what the whole row is from now on: of those only the revision is read that the row has."""
-        revisions = store.revisions([change.path for change in changes])
-        clean: list[Row] = []
-        others: list[Change] = []
-        for change in changes:
-            row = whole(change, revisions.get(change.path, 0)) if len(revisions) == len(changes) else None
-            if row is not None:
-                clean.append(row)
-            else:
-                others.append(change)
-        rows = store.rows([change.path for change in others]) if others else {}
-        for outcome in outcomes if others else ():
-            outcome.vanished += [
-                one.path for one in outcome.changes if one.path in rows and has_gone(rows[one.path], one)
-            ]
-        dirty: dict[str, bool] = {}
-        for change in others:
-            rows[change.path], dirty[change.path] = merged(rows[change.path], change)
-        store.put([*clean, *(rows[path] for path, marked in dirty.items() if not marked)], dirty=False)
-        store.put([rows[path] for path, marked in dirty.items() if marked], dirty=True)
-
-    def _old_chunks(self, outcomes: list[Outcome]) -> Iterator[JournalEntry]:
-        now = time.time_ns()
-        full = any(isinstance(outcome.error, StoreFullError) for outcome in outcomes)
-        full = full or self.gates.closed(Direction.UPLOADS)
-        for outcome in outcomes:
-            for old in outcome.old_chunks:
-                yield JournalEntry(
-                    nuid=old.nuid,
-                    bucket=self._config.bucket,
-                    name=old.name,
-                    kind="old",
-                    expected_revision=0,
-                    due_ns=now if old.unread or full else now + OLD_CHUNKS_SECONDS * 1_000_000_000,
-                    created_ns=now,
-                )
-
-
-def _hurry(store: StateStore) -> None:
-    """The bucket is full: its old chunks aren't kept for readers any longer (DESIGN section 6)."""
-    now = time.time_ns()
-    old = [entry for entry in store.journal_all() if entry.kind == "old" and entry.due_ns > now]
-    store.journal_add(replace(entry, due_ns=now) for entry in old)

@@ -20,7 +20,6 @@ from typing import TypeVar
 
 from agent.config.model import Mapping
 from agent.core.filters import Filters
-from agent.directory import Directory, DirectoryOptions
 from agent.errors import (
     BucketError,
     BucketNotFoundError,
@@ -41,16 +40,13 @@ from agent.sync.db import Db
 from agent.sync.guard import Guard, approve
 from agent.sync.identity import (
     adopt_identity,
-    check_bucket,
-    check_root,
     identity_is_well,
-    missing,
     store_halt,
-    vanished,
 )
+from agent.sync.opening import open_bucket, open_directory
 from agent.sync.planning import plan_all
 from agent.sync.record import PROBLEMS_TOLD, Record
-from agent.sync.remotes import Opened, Remotes
+from agent.sync.remotes import Remotes
 from agent.sync.report import Report, Tally, action_json
 from agent.sync.retry import Backoff, Holds
 from agent.sync.session import Session
@@ -126,9 +122,9 @@ class MappingSync:
     async def _run_session(self) -> None:
         assert self._db is not None
         await self._db(lambda store: adopt_identity(store, self.config))
-        directory = await self._open_directory(self._db)
+        directory = await open_directory(self.config, self._db, dry=self._dry)
         try:
-            opened = await self._open_bucket(self._db)
+            opened = await open_bucket(self.config, self._db, self._remotes, dry=self._dry)
             stop = await self._db(identity_is_well)
             self.record.stopped(stop)
             self._session = Session(
@@ -162,41 +158,6 @@ class MappingSync:
             self._session = None
             await asyncio.to_thread(directory.close)
 
-    async def _open_directory(self, db: Db) -> Directory:
-        """Open the root, and see that it is the one that the rows are of.
-
-        :raises HaltError, RootError, LockedError
-        """
-        try:
-            directory = await asyncio.to_thread(Directory.open, self.config.directory, options=self._options())
-        except RootError as error:
-            why = error
-            raise await db(lambda store: vanished(store, self.config, why)) from error
-        try:
-            await db(lambda store: check_root(store, self.config, directory, dry=self._dry))
-        except BaseException:
-            await asyncio.to_thread(directory.close)
-            raise
-        return directory
-
-    async def _open_bucket(self, db: Db) -> Opened:
-        """Open the bucket, and see that it is the one that the rows are of.
-
-        :raises HaltError, BucketError, ConnectError, StoreUnavailableError
-        """
-        seen = await db(lambda store: store.kv_get("bucket_seen") is not None)
-        try:
-            opened = await self._remotes.open(self.config.bucket, seen=seen, dry=self._dry)
-        except BucketNotFoundError as error:
-            if not seen:
-                raise
-            raise missing(self.config) from error
-        if opened.bucket is not None:
-            status = await opened.bucket.status()
-            await db(lambda store: check_bucket(store, self.config, status))
-            await db(lambda store: store.kv_set("bucket_seen", "1"))
-        return opened
-
     async def _rest(self, error: JetsyncError, seconds: float) -> None:
         """A session ended with an error: say so, and wait for the next one."""
         state = State.RETRYING if waits_for_server(error) else State.FAILED
@@ -213,19 +174,6 @@ class MappingSync:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._retry.wait()
-
-    def _options(self) -> DirectoryOptions:
-        config = self.config
-        return DirectoryOptions(
-            file_mode=config.file_mode,
-            directory_mode=config.directory_mode,
-            symlinks=config.symlinks,
-            max_size=config.max_size,
-            permissions=config.permissions,
-            empty_directories=config.empty_directories,
-            trash=config.trash,
-            read_only=self._dry,
-        )
 
     async def drain(self) -> bool:
         """Start nothing new and let what is under way end; `run` returns.

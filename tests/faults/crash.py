@@ -223,14 +223,14 @@ def _flush(client: Any) -> None:
 def shorten_graces(*, consumers_only: bool = False) -> None:
     """What waits until readers, writers and the server have had their time is done at once."""
     from agent.objectstore import consumer
-    from agent.sync import batches, janitor
+    from agent.sync import committing, janitor
 
     graces: list[tuple[Any, str, int]] = [(consumer, "INACTIVE", CONSUMER_SECONDS * 1_000_000_000)]
     if not consumers_only:
         graces += [
             (janitor, "ORPHAN_SECONDS", 0),
             (janitor, "DEAD_SESSION_SECONDS", 0),
-            (batches, "OLD_CHUNKS_SECONDS", 0),
+            (committing, "OLD_CHUNKS_SECONDS", 0),
         ]
     for module, constant, value in graces:
         assert hasattr(module, constant), f"{module.__name__} has no {constant} any more"

@@ -11,8 +11,9 @@ import pytest
 
 from agent.errors import BucketNotFoundError, BucketReplacedError
 from agent.objectstore import Bucket, Buckets, BucketSpec, Connection, Endpoint, Mirror
-from agent.objectstore.follow import Batch, Follower, MetaMessage, follow
+from agent.objectstore.follow import Batch, Follower, follow
 from agent.objectstore.gaps import FIXED
+from agent.objectstore.metamessage import MetaMessage
 from tests.objectstore.waiting import until
 from tests.support.proxy import Proxy
 from tests.support.server import NatsServer

@@ -17,6 +17,7 @@ from agent.core.reconcile import Rules
 from agent.directory import Directory
 from agent.sync import batches as module
 from agent.sync.batches import Batches
+from agent.sync.committing import write
 from agent.sync.db import Db
 from agent.sync.hints import Looking
 from agent.sync.outcome import Change, Outcome, Result
@@ -33,6 +34,11 @@ class Planner:
 
     async def store(self, *rows: Row, dirty: bool = True) -> None:
         await self.db(lambda store: store.put(rows, dirty=dirty))
+
+    async def wrote(self, outcome: Outcome) -> None:
+        """Store what came of an action."""
+        guard = self.batches._guard
+        await self.db(lambda store: write(store, [outcome], guard=guard, bucket="b", full=False))
 
     async def next_paths(self, *, quiet: bool = True) -> set[str]:
         """The paths of the next plan."""
@@ -132,7 +138,7 @@ async def test_a_name_that_went_while_it_was_fetched_is_asked_for_again(planner:
     change = Change("went", ancestor=both.ancestor, local=both.local, remote=row.remote, seen=row.revision)
     outcome = Outcome(action, Result.APPLIED, changes=[change])
 
-    await planner.db(lambda store: planner.batches._write(store, [outcome]))
+    await planner.wrote(outcome)
 
     assert outcome.vanished == ["went"]
 
@@ -143,6 +149,6 @@ async def test_what_was_fetched_and_is_there_is_not_asked_for_again(planner: Pla
     change = Change("there", ancestor=both.ancestor, local=both.local, remote=row.remote, seen=row.revision)
     outcome = Outcome(Action(verb=Verb.DOWNLOAD, row=row, reason="test"), Result.APPLIED, changes=[change])
 
-    await planner.db(lambda store: planner.batches._write(store, [outcome]))
+    await planner.wrote(outcome)
 
     assert outcome.vanished == []
