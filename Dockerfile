@@ -36,12 +36,12 @@ RUN python3 -m pip --python tools/bin/python wheel --quiet --no-deps --require-h
 # jetsync itself, apart: /build/own is what it adds to /opt/jetsync.
 COPY pyproject.toml README.md LICENSE ./
 COPY agent agent
-COPY scripts/stdlib-bytecode scripts/
+COPY scripts/stdlib_bytecode.py scripts/
 RUN python3 -m pip --python tools/bin/python wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir own-wheel . \
  && python3 -m pip --python /opt/jetsync/bin/python install --quiet --no-deps --no-index --prefix /build/own own-wheel/*.whl \
  && /opt/jetsync/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /build/own -p /opt/jetsync own/lib \
  && PYTHONPATH="$(echo /build/own/lib/python3.*/site-packages)" \
-    /opt/jetsync/bin/python scripts/stdlib-bytecode /build/bytecode
+    /opt/jetsync/bin/python scripts/stdlib_bytecode.py /build/bytecode
 
 FROM ${BASE_IMAGE}
 ARG BASE_IMAGE
@@ -55,8 +55,8 @@ COPY --from=build /build/bytecode/ /
 COPY --from=build /opt/jetsync /opt/jetsync
 # jetsync itself: the only layer that an update of jetsync alone brings anew.
 COPY --from=build /build/own /opt/jetsync
-# The default of `state_dir`, for containers without a volume there: for this user, and for any other in group 0 (OpenShift).
-RUN install -d -o 65532 -g 0 -m 0770 /var/lib/jetsync
+# The default of `state_dir`, for containers without a volume there, whoever runs them; a new volume of Docker takes the mode over.
+RUN install -d -m 1777 /var/lib/jetsync
 
 ENV PATH=/opt/jetsync/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 LABEL org.opencontainers.image.title="jetsync" \

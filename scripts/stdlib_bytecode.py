@@ -1,8 +1,8 @@
-"""Compile what jetsync uses of the standard library: stdlib-bytecode DESTINATION, by the image's interpreter.
+"""Compile what jetsync uses of the standard library: stdlib_bytecode.py DESTINATION, by the image's interpreter.
 
-The official Python images have no bytecode of the standard library, and a container that can't write there would compile
-it at each start. All of it would be 25 MB; what jetsync imports, also inside of functions, is about 5. The files are
-never compared with their sources (unchecked), so no tool that rewrites time stamps makes them stale.
+The official Python images have no bytecode of the standard library, and a container that can't write there would
+compile it at each start. All of it would be 25 MB; what jetsync imports, also inside of functions, is about 5. The
+files are never compared with their sources (unchecked), so no tool that rewrites time stamps makes them stale.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from pathlib import Path
 
 import agent
 
-# What others import only once they run: the loop's DNS, asyncio's subprocesses, Python's own exit.
-LATE = ("asyncio.staggered", "encodings.idna", "encodings.ascii", "stringprep", "concurrent.futures.thread")
+# What others import only once they run: the start of an environment, the loop's DNS, readers of a package's files.
+LATE = (
+    *("encodings.ascii", "encodings.idna", "encodings.utf_8_sig", "stringprep", "asyncio.staggered"),
+    *("concurrent.futures.thread", "importlib.readers", "importlib.resources._adapters"),
+)
 
 
 def imported(file: Path) -> set[str]:
@@ -41,9 +44,9 @@ def main() -> None:
             importlib.import_module(name)
         except ImportError:  # a name in a module, or an extra that the image hasn't
             continue
-    library = Path(sysconfig.get_path("stdlib")).resolve()
+    library = Path(sysconfig.get_path("stdlib"))
     for module in list(sys.modules.values()):
-        source = Path(getattr(module, "__file__", None) or "/").resolve()
+        source = Path(getattr(module, "__file__", None) or "/")
         if source.suffix == ".py" and source.is_relative_to(library) and "-packages" not in str(source):
             target = Path(importlib.util.cache_from_source(str(source)))
             py_compile.compile(
