@@ -3,11 +3,14 @@
 # ruff: noqa: E501 - a table of sentences, each in one piece
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.support.charts import load_values, merged, refusal
+from tests.support.charts import CHART, load_values, merged, refusal, render
 
 INBOX = {"name": "inbox", "directory": "/data/inbox", "bucket": "inbox"}
 PUBLISHED = {"name": "models", "directory": "/data/inbox", "repository": "r", "channel": "stable"}
@@ -300,3 +303,35 @@ def test_values_that_look_alike_but_work_are_taken():
     ]
 
     assert [refusal(values) for values in fine] == [""] * len(fine)
+
+
+def paths(values: dict[str, Any], *above: str) -> Iterator[tuple[str, ...]]:
+    for key, value in values.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from paths(value, *above, key)
+
+
+def test_a_value_that_is_taken_away_is_refused_in_words_or_means_nothing():
+    """`key: null` takes a default away. No template may stumble over that."""
+    stumbled = {}
+    more = {"dashboard": {"enabled": False}}  # it is long, and nothing in it depends on values
+    everything = merged(load_values("monitoring"), load_values("network-policy"), more)
+    for path in paths(yaml.safe_load((CHART / "values.yaml").read_text())):
+        values = copy.deepcopy(everything)
+        section = values
+        for key in path[:-1]:
+            section = section.setdefault(key, {})
+        section[path[-1]] = None
+        said = refusal(values)
+        if said and "don't go together" not in said and "\n- at '" not in said:
+            stumbled[".".join(path)] = said
+
+    assert stumbled == {}
+
+
+def test_a_probe_that_is_taken_away_is_not_there():
+    container = render(given(startupProbe=None)).container
+
+    assert "startupProbe" not in container
+    assert "livenessProbe" in container

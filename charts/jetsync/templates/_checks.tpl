@@ -52,7 +52,7 @@ with its configuration file; what is wrong with a single value values.schema.jso
 {{- if not (hasPrefix "/" (include "jetsync.stateDir" .)) -}}
 {{- $problems = append $problems (printf "config.state_dir is %s, below the ConfigMap, which can't be written: set it to an absolute path such as /var/lib/jetsync" .Values.config.state_dir) -}}
 {{- end -}}
-{{- if not (include "jetsync.entries" . | fromYamlArray | concat .Values.config.publications) -}}
+{{- if not (include "jetsync.entries" . | fromYamlArray | concat (.Values.config.publications | default list)) -}}
 {{- $problems = append $problems "there is nothing to do: set config.mappings, config.publications or config.subscriptions (or existingConfig.configMap)" -}}
 {{- end -}}
 {{- end -}}

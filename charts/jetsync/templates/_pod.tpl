@@ -4,7 +4,7 @@ metadata:
   # None with the chart's version: a new chart alone is no reason for new pods.
   labels:
     {{- include "jetsync.selectorLabels" . | nindent 4 }}
-    {{- with merge (dict) .Values.podLabels .Values.commonLabels }}
+    {{- with merge (dict) (.Values.podLabels | default dict) (.Values.commonLabels | default dict) }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
   annotations:
@@ -39,7 +39,7 @@ spec:
   {{- if .Values.hostNetwork }}
   hostNetwork: true
   {{- end }}
-  {{- with .Values.dnsPolicy | default (.Values.hostNetwork | ternary "ClusterFirstWithHostNet" "") }}
+  {{- with .Values.dnsPolicy | default (.Values.hostNetwork | default false | ternary "ClusterFirstWithHostNet" "") }}
   dnsPolicy: {{ . }}
   {{- end }}
   {{- with .Values.dnsConfig }}
@@ -69,7 +69,7 @@ spec:
     - {{- toYaml (hasKey . "labelSelector" | ternary . (merge $selector .)) | nindent 6 }}
     {{- end }}
   {{- end }}
-  {{- $owned := .Values.volumePermissions.enabled | ternary (include "jetsync.ownedVolumes" . | fromYamlArray) list }}
+  {{- $owned := .Values.volumePermissions.enabled | default false | ternary (include "jetsync.ownedVolumes" . | fromYamlArray) list }}
   {{- $directories := include "jetsync.newDirectories" . | fromYamlArray }}
   {{- if or $owned $directories .Values.initContainers }}
   initContainers:
@@ -111,11 +111,13 @@ ports:
     containerPort: {{ include "jetsync.port" . }}
     protocol: TCP
 {{- range $probe, $path := dict "startupProbe" "/livez" "livenessProbe" "/livez" "readinessProbe" "/readyz" }}
+{{- with get $.Values $probe }}
 {{ $probe }}:
   httpGet:
     path: {{ $path }}
     port: http
-  {{- toYaml (get $.Values $probe) | nindent 2 }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- with .Values.lifecycle }}
 lifecycle:
