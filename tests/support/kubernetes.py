@@ -32,6 +32,12 @@ def versions() -> list[str]:
 
 def refusals(found: dict[str, Any], version: str) -> list[str]:
     """What is wrong with an object in this version of Kubernetes."""
+    return list(_refusals(json.dumps(found), version))  # many releases have the same objects
+
+
+@functools.cache
+def _refusals(text: str, version: str) -> list[str]:
+    found = json.loads(text)
     if found["apiVersion"].startswith("monitoring.coreos.com/"):
         return [_told(error) for error in _custom(found["kind"].lower()).iter_errors(found)]
     utils = _kubernetes_validate()
