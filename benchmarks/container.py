@@ -1,10 +1,10 @@
-"""The image in a container: its start until /readyz, and its memory. The figures of "Sizing" in docs/kubernetes.md.
+"""The image in a container: its start until /readyz, and its memory: the figures of "Sizing" in docs/kubernetes.md.
 
     .venv/bin/python -m benchmarks.container [--rounds 5] [--files 100 10000 100000]
 
 It needs a container engine, as tests/deploy does (tests/support/engine.py), and builds the image first. Containers are
 as the chart has them: user 65532, a read-only root file system, no capabilities, a limit of 512 MiB. Files have 4 KiB.
-Memory is that of both processes: RSS when nothing has happened for ten seconds, and the agent's peak (VmHWM).
+Memory and CPU are those of both processes: RSS when nothing has happened for ten seconds, and the peak (VmHWM).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Running:
         self.seconds = time.monotonic() - began
         first = int(engine.inspect(self.name, "{{.State.Pid}}"))
         self._pids = [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+        self.cpu = self._cpu()
 
     @staticmethod
     def _ready(port: int) -> bool:
@@ -59,6 +60,11 @@ class Running:
         ):
             return bool(answer.status == 200)
         return False
+
+    def _cpu(self) -> float:
+        """Seconds of CPU of both processes so far, which the load of a machine changes least."""
+        words = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self._pids]
+        return sum(int(word[11]) + int(word[12]) for word in words) / os.sysconf("SC_CLK_TCK")
 
     def memory(self, field: str) -> float:
         """MiB of both processes."""
@@ -98,31 +104,38 @@ def working() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def starts(engine: Engine, image: str, folder: Path, port: int, rounds: int) -> list[float]:
-    """Seconds until ready with nothing to do, again and again."""
+def starts(engine: Engine, image: str, folder: Path, port: int, rounds: int) -> list[tuple[float, float]]:
+    """(seconds, seconds of CPU) until ready with nothing to do, again and again; by time."""
     found = []
     for _ in range(rounds):
         running = Running(engine, image, folder, port)
-        found.append(running.seconds)
+        found.append((running.seconds, running.cpu))
         running.stop()
-    return found
+    return sorted(found)
 
 
 def measure(engine: Engine, image: str, place: Path, url: str, *, files: int, rounds: int) -> None:
     sender, port = home(place / "sender", url, f"b{files}", "push-mirror", files)
     pushing = Running(engine, image, sender, port)
-    told = [f"{files:,} files: first push {pushing.seconds:.1f} s, peak {pushing.memory('VmHWM'):.0f} MiB"]
+    told = [f"{files:,} files: first push {pushing.seconds:.1f} s, {pushing.cpu:.1f} s of CPU"]
+    told.append(f"peak {pushing.memory('VmHWM'):.0f} MiB")
     pushing.stop()
 
     receiver, port = home(place / "receiver", url, f"b{files}", "pull-mirror")
     pulling = Running(engine, image, receiver, port)
     time.sleep(QUIET_SECONDS)
-    told.append(f"first pull {pulling.seconds:.1f} s, peak {pulling.memory('VmHWM'):.0f} MiB")
+    told.append(
+        f"first pull {pulling.seconds:.1f} s, {pulling.cpu:.1f} s of CPU, peak {pulling.memory('VmHWM'):.0f} MiB"
+    )
     told.append(f"idle after it {pulling.memory('VmRSS'):.0f} MiB")
     pulling.stop()
 
     again = starts(engine, image, receiver, port, rounds)
-    told.append(f"start with nothing to do {statistics.median(again):.2f} s ({min(again):.2f} to {max(again):.2f})")
+    seconds, cpu = ([pair[index] for pair in again] for index in (0, 1))
+    told.append(
+        f"start with nothing to do {statistics.median(seconds):.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f}),"
+        f" {statistics.median(cpu):.2f} s of CPU"
+    )
     running = Running(engine, image, receiver, port)
     time.sleep(QUIET_SECONDS)
     told.append(f"idle {running.memory('VmRSS'):.0f} MiB, of it anonymous {running.memory('RssAnon'):.0f} MiB")
@@ -149,4 +162,5 @@ def main() -> None:
             engine.close()
 
 
-main()
+if __name__ == "__main__":
+    main()

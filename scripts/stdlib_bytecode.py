@@ -1,7 +1,7 @@
 """Compile what jetsync uses of the standard library: stdlib_bytecode.py DESTINATION, by the image's interpreter.
 
 The official Python images have no bytecode of the standard library, and a container that can't write there would
-compile it at each start. All of it would be 25 MB; what jetsync imports, also inside of functions, is about 5. The
+compile it at each start. All of it would be 12 MB; what jetsync imports, also inside of functions, is 5. The
 files are never compared with their sources (unchecked), so no tool that rewrites time stamps makes them stale.
 """
 

@@ -44,6 +44,7 @@ class Engine:
 
     host: str
     daemon: subprocess.Popen[bytes] | None = None
+    folder: Path = Path()
 
     @classmethod
     def start(cls, folder: Path) -> Engine:
@@ -62,7 +63,7 @@ class Engine:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "dockerd.log"
         # A socket's path has to be short, and pytest's folders are long.
-        engine = cls(f"unix:///tmp/jetsync-docker-{os.getpid()}.sock")
+        engine = cls(f"unix:///tmp/jetsync-docker-{os.getpid()}.sock", folder=folder)
         with log.open("wb") as out:
             engine.daemon = subprocess.Popen(
                 [
@@ -102,6 +103,12 @@ class Engine:
             self.daemon.wait()
         with contextlib.suppress(FileNotFoundError):
             Path(self.host.removeprefix("unix://")).unlink()
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        left = [
+            mount for mount in mounts if mount.startswith(f"{self.folder}/")
+        ]  # it leaves that of the host's network
+        if left:
+            subprocess.run(["umount", "--lazy", *reversed(left)], check=False)
 
     def docker(
         self, *arguments: object, check: bool = True, timeout: float = 60.0, **options: Any
