@@ -10,6 +10,7 @@ answer is an error, so that two programs never work on one state by mistake.
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -80,10 +81,7 @@ def _connect(state_dir: Path) -> socket.socket | None:
         return None
     except PermissionError as error:
         connection.close()
-        raise NotAllowedError(
-            f"not allowed to talk to the agent through {state_dir / SOCKET_NAME}",
-            remedy="run the command as the user that the agent runs as",
-        ) from error
+        raise _not_allowed(state_dir) from error
     except OSError as error:
         connection.close()
         raise ControlError(
@@ -91,6 +89,19 @@ def _connect(state_dir: Path) -> socket.socket | None:
             remedy="look whether the agent is stopped or overloaded",
         ) from error
     return connection
+
+
+def _not_allowed(state_dir: Path) -> NotAllowedError:
+    if os.access(state_dir, os.X_OK, effective_ids=True):
+        return NotAllowedError(
+            f"not allowed to talk to the agent through {state_dir / SOCKET_NAME}",
+            remedy="run the command as the user that the agent runs as",
+        )
+    return NotAllowedError(
+        f"state_dir {state_dir}: user {os.geteuid()} is not allowed to enter it",
+        remedy="run the command as the user that the agent runs as, or give the directory to this one "
+        "(in Kubernetes: fsGroup)",
+    )
 
 
 def _connect_when_free(connection: socket.socket, address: str) -> None:

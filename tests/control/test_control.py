@@ -462,6 +462,14 @@ async def test_another_user_is_refused(tmp_path: Path, mode: int, says: str) -> 
         assert child.stdout.startswith(says)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_state_directory_that_cannot_be_entered_is_what_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    told = subprocess.check_output([sys.executable, "-c", AS_NOBODY, str(tmp_path)], text=True)
+    assert told.startswith("NotAllowedError 5 state_dir .: user ")
+    assert "fsGroup" in told
+
+
 def test_asking_for_the_agent_loads_neither_event_loop_nor_logging() -> None:
     program = "import sys, agent.control.client; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", program], text=True).split()
