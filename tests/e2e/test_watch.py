@@ -289,15 +289,19 @@ def test_a_file_saved_again_and_again_is_never_seen_torn(live: Live, save: Calla
 
 
 def grow(live: Live, seconds: float, step: float) -> None:
+    """Slowly at first, until the other side has seen something of it; then fast."""
     path = live.a / "growing.log"
     lines = 0
-    deadline = time.monotonic() + seconds
+    deadline = patience = time.monotonic() + 60
     with Seen(live.b / "growing.log") as seen:
         with path.open("wb", buffering=0) as file:
             while time.monotonic() < deadline:
-                file.write(b"".join(b"%08d a line of the log\n" % number for number in range(lines, lines + 500)))
-                lines += 500
+                more = 500 if deadline != patience else 1
+                file.write(b"".join(b"%08d a line of the log\n" % number for number in range(lines, lines + more)))
+                lines += more
                 time.sleep(step)
+                if more == 1 and any(seen.states):
+                    deadline = time.monotonic() + seconds
         whole = path.read_bytes()
         eventually(lambda: (live.b / "growing.log").read_bytes() == whole)
     between = [state for state in seen.states if state is not None]

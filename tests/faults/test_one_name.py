@@ -141,10 +141,9 @@ def write_at_once(home: Path, binary: str, *, writes: int, tidy: bool, seed: int
             for error in turns.errors:
                 raise error
             eventually(lambda: all_agree(agents, stock), timeout=CONVERGE, interval=0.5)
-            for process in processes:
-                uploads = [line for line in process.events("applied") if line["action"] == "upload"]
-                assert any(line["path"] == NAME for line in uploads), "none of its writes was ever acknowledged"
-                assert "Traceback (most recent call last)" not in process.log
+            applied = [line for process in processes for line in process.events("applied") if line["path"] == NAME]
+            assert any(line["action"] == "upload" for line in applied), "no write of an agent was ever acknowledged"
+            assert not any("Traceback (most recent call last)" in process.log for process in processes)
         in_bucket = set(stock.digests(BUCKET).values())
         places = [place for agent in agents for place in (agent.directory(), agent.directory() / ".jetsync/trash")]
         lost = {one: story for one, story in ledger.lost(places).items() if one not in in_bucket}

@@ -224,7 +224,7 @@ async def test_breaking_off_gives_everything_back(bucket: Bucket, any_server: Na
                 break
     publisher = bucket.connection.publisher
     assert publisher.receive_budget.free == publisher.receive_budget.size
-    await until(lambda: not consumers_of(any_server, bucket))
+    await until(lambda: not consumers_of(any_server, bucket), 60)  # one whose deletion was lost: 30 s
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
@@ -299,7 +299,7 @@ async def test_100_concurrent_downloads_leave_no_consumers(bucket: Bucket, any_s
     results = await asyncio.gather(*(get(number) for number in range(100)), return_exceptions=True)
     assert sum(result == data for result in results) >= 75
     assert all(result == data or isinstance(result, TimeoutError) for result in results)
-    await until(lambda: not consumers_of(any_server, bucket))
+    await until(lambda: not consumers_of(any_server, bucket), 60)  # one whose deletion was lost: 30 s
 
 
 async def test_get_file_is_whole_or_absent(bucket: Bucket, stock: Stock, tmp_path: Path):
