@@ -75,6 +75,7 @@ class Batch:
     waiting: bool = False
     stop: Stop | None = None
     sifted: float = 0.0  # seconds that went by in passing over rows that can't be planned yet
+    clean: bool = False  # no row is dirty
     full: bool = False  # rows were settled, and there may be more dirty ones behind the PLAN_ROWS of this plan
 
 
@@ -136,6 +137,7 @@ class Batches:
         self._released = 0
         self._waiting = False
         self._seen: _Seen | None = None
+        self._clean = -1  # how many rows had become dirty when none was
         self._plan_at = 0.0
         self.busy: set[str] = set()
         self.nuids: set[str] = set()  # of the uploads under way, and of what they replace
@@ -173,6 +175,9 @@ class Batches:
             return False
         if looking.searching and now < self._plan_at:
             return False
+        if self._clean == self._db.dirtied and self.stop is None:
+            self._held_since, self.held_back, self.undecided = None, False, False
+            return False
         if self.gates.due(now):
             self._released += 1
         held = self.holds.waiting(now)
@@ -187,6 +192,7 @@ class Batches:
         batch = await self._db(lambda store: self._plan(store, skip, hold, now))
         more = batch.full or self.gates.waiting(now) != waiting  # others may stand behind those that wait now
         self._seen = None if more else seen
+        self._clean = seen.dirtied if batch.clean else -1
         if batch.stop is not None or self.stop is not None:
             self._stopped(batch.stop, cost=loop.time() - now)
         self._waiting = batch.waiting
@@ -222,6 +228,7 @@ class Batches:
     def reconsider(self) -> None:
         """A person has approved, or resumed: plan again at once."""
         self._released += 1
+        self._clean = -1
         self._plan_at = 0.0
 
     def _to_hold(self, quiet: bool, searching: bool, now: float) -> Hold:
@@ -247,6 +254,7 @@ class Batches:
         if not hold.deletions and self._arriving(losses(made.actions).total(), now):
             batch, made = self._made(store, dirty, skip, replace(hold, deletions=True))
         batch.sifted = sifted
+        batch.clean = not dirty and not store.dirty_count()
         batch.stop = self._guard.judge(store, made, time.time())
         if batch.stop is None:
             self._take_up(store, batch, made, now)

@@ -152,3 +152,34 @@ async def test_what_was_fetched_and_is_there_is_not_asked_for_again(planner: Pla
     await planner.wrote(outcome)
 
     assert outcome.vanished == []
+
+
+async def test_where_no_row_is_dirty_nothing_is_planned_whatever_is_looked_at(
+    planner: Planner, monkeypatch: pytest.MonkeyPatch
+):
+    plans = 0
+    plan = planner.batches._plan
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal plans
+        plans += 1
+        return plan(*arguments)
+
+    async def advance(hints: int) -> None:
+        looking = Looking(paths=frozenset(), looks=hints, hints=hints, searching=True, quiet=False)
+        await planner.batches.advance(looking)
+
+    monkeypatch.setattr(planner.batches, "_plan", counted)
+    await advance(0)
+    for hints in range(1, 5):
+        await advance(hints)
+    assert plans == 1
+
+    await planner.store(remote_only("new"))
+    await advance(5)
+    assert plans == 2
+    assert planner.batches.busy == {"new"}
+
+    planner.batches.reconsider()
+    await advance(6)
+    assert plans == 3, "a person has approved something: the guard is asked in any case"
