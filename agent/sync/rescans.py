@@ -17,11 +17,13 @@ NO_TIME = 1.0
 
 
 class Rescans:
-    """configured: the interval in seconds. took: gives how long the last full look took (seconds, 0.0 for none yet)."""
+    """configured: the interval in seconds. took: gives how long the last full look took (seconds, 0.0 for none yet).
+    looking: whether one is under way."""
 
-    def __init__(self, configured: float, took: Callable[[], float]) -> None:
+    def __init__(self, configured: float, *, took: Callable[[], float], looking: Callable[[], bool]) -> None:
         self._configured = configured
         self._took = took
+        self._looking = looking
         self._last = 0.0
         self._jitter = 1.0
 
@@ -31,8 +33,11 @@ class Rescans:
         self._jitter = random.uniform(1 - JITTER, 1 + JITTER)
 
     @property
-    def due(self) -> float:
-        """When the next one has to begin, in the event loop's time."""
+    def due(self) -> float | None:
+        """When the next one has to begin, in the event loop's time; None while one is under way: how long it takes, and
+        so when the next one may be, isn't known then."""
+        if self._looking():
+            return None
         return self._last + self._interval * self._jitter
 
     @property

@@ -113,7 +113,9 @@ class Session:
         )
         self.local.on_filters = self._filters_changed
         self.local.on_scanned = self._expect_rescans
-        self._rescans = Rescans(config.rescan, lambda: self.local.scan_seconds)
+        self._rescans = Rescans(
+            config.rescan, took=lambda: self.local.scan_seconds, looking=lambda: self.local.scanning
+        )
         self.echoes = Echoes(config.prefix)
         self.remote = RemoteSide(
             config=config,
@@ -257,15 +259,16 @@ class Session:
         Due as seen from the last advance: what fell due since then hasn't been started, and must not be slept over.
         """
         now = self._advanced_at
+        rescan = self._rescans.due
         dues = [
             self.local.hints.next_due(now),
             self.batches.holds.next_due(now),
             self.batches.gates.next_due(now),
-            self._rescans.due - now,
+            rescan - now if rescan is not None else None,
             self.remote.next_due(),
             1.0 if self.batches.held_back else None,
         ]
-        due = min(due for due in dues if due is not None)
+        due = min((due for due in dues if due is not None), default=60.0)
         if due > 0:
             await self.steps.sleep(max(0.0, due - (self._loop.time() - now)))
         else:
@@ -276,7 +279,8 @@ class Session:
         if self._draining:
             return False
         self._advanced_at = self._loop.time()
-        if self._advanced_at >= self._rescans.due:
+        due = self._rescans.due
+        if due is not None and self._advanced_at >= due:
             self.rescan()
         await self.local.advance(self.batches.busy)
         await self.remote.advance()
