@@ -83,8 +83,12 @@ def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(supervised())
-    except (asyncio.CancelledError, KeyboardInterrupt):
+    except KeyboardInterrupt:
         raise SignalledError(received[0] if received else signal.SIGINT) from None
+    except asyncio.CancelledError as error:
+        if not received:  # a mistake of ours, which must not look like Ctrl-C
+            raise RuntimeError("the command was cancelled, and no signal had come") from error
+        raise SignalledError(received[0]) from None
 
 
 def _calm_the_collector() -> None:
